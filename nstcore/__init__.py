@@ -1,0 +1,57 @@
+"""nstcore: neural style transfer from scratch.
+
+    weights   = nstcore.load_weights("vgg19.h5")             # or "auto", "builtin", "vgg19"
+    objective = nstcore.Objective(weights, content, style)
+    terms, gradient = objective(pixels)                      # pixels: (3, H, W), RGB in [0, 1]
+    result    = nstcore.stylize(content, style, size=512, iterations=300)
+    result.save("out.png")
+
+`nstcore.ops` is the book: every operation, forward and backward, beside its equation. Names are loaded when they are
+first used, so that `import nstcore` (and with it `--help`) costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+if TYPE_CHECKING:
+    from . import ops
+    from .objective import Objective, Terms
+    from .optim import minimize_adam, minimize_lbfgs
+    from .pretrained import Weights, load_weights
+    from .transfer import Result, stylize
+
+__all__ = [
+    "Objective",
+    "Result",
+    "Terms",
+    "Weights",
+    "__version__",
+    "load_weights",
+    "minimize_adam",
+    "minimize_lbfgs",
+    "ops",
+    "stylize",
+]
+
+_HOMES = {
+    "Objective": "objective",
+    "Result": "transfer",
+    "Terms": "objective",
+    "Weights": "pretrained",
+    "load_weights": "pretrained",
+    "minimize_adam": "optim",
+    "minimize_lbfgs": "optim",
+    "stylize": "transfer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return import_module(".ops", __name__)
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
