@@ -1,0 +1,56 @@
+"""The book: one file per operation, in pure NumPy, for any float type, each with its equation, forward and backward.
+
+This is what the engines are judged by. It is written to be read, and never tuned. A forward pass takes the letters of
+its equation and returns a new array; the backward pass takes the upstream gradient first, named with a `d`.
+"""
+
+from .bias import bias_backward, bias_forward
+from .content_loss import content_backward, content_forward
+from .conv import PADDINGS, conv_backward, conv_backward_filters, conv_forward
+from .gram import gram_backward, gram_forward
+from .pool import (
+    POOLINGS,
+    average_pool_backward,
+    average_pool_forward,
+    l2_pool_backward,
+    l2_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+    pool_backward,
+    pool_forward,
+)
+from .preprocess import ORDERS, preprocess_backward, preprocess_forward
+from .relu import relu_backward, relu_forward
+from .style_loss import style_backward, style_forward
+from .total_variation import total_variation_backward, total_variation_forward
+
+__all__ = [
+    "ORDERS",
+    "PADDINGS",
+    "POOLINGS",
+    "average_pool_backward",
+    "average_pool_forward",
+    "bias_backward",
+    "bias_forward",
+    "content_backward",
+    "content_forward",
+    "conv_backward",
+    "conv_backward_filters",
+    "conv_forward",
+    "gram_backward",
+    "gram_forward",
+    "l2_pool_backward",
+    "l2_pool_forward",
+    "max_pool_backward",
+    "max_pool_forward",
+    "pool_backward",
+    "pool_forward",
+    "preprocess_backward",
+    "preprocess_forward",
+    "relu_backward",
+    "relu_forward",
+    "style_backward",
+    "style_forward",
+    "total_variation_backward",
+    "total_variation_forward",
+]
