@@ -1,0 +1,73 @@
+"""Weights and pictures that tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nstcore import vgg
+from nstcore.pretrained import Preprocessing, Weights, convert, read_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def random_weights(
+    architecture: str = "vgg19", deepest: str = "conv5_1", padding: str = "zero", pooling: str = "max", seed: int = 0
+) -> Weights:
+    """He-initialised filters and small biases: a network whose features neither vanish nor explode."""
+    rng = np.random.default_rng(seed)
+    filters = {}
+    for name, shape in vgg.convolutions(architecture).items():
+        w = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / (9 * shape[1])))
+        filters[name] = (w, rng.standard_normal(shape[0], np.float32) * np.float32(0.1))
+        if name == deepest:
+            break
+    preprocessing = Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (58.0, 57.0, 57.5))
+    facts = {"source": "tests", "source_sha256": "0" * 64, "licence": "MIT", "converter": "tests"}
+    return Weights("random", architecture, filters, preprocessing, padding, pooling, facts)
+
+
+def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """(H, W, 3) float64 in [0, 1]: noise with the slow variation of a picture, no two pixels alike."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    picture = np.full((height, width, 3), 0.5)
+    for _ in range(6):
+        wave = rng.normal(size=2) * 0.3
+        picture += (
+            0.08 * np.sin(rows * wave[0] + columns * wave[1] + rng.uniform(0, 6, 1))[..., None] * rng.normal(size=3)
+        )
+    return np.clip(picture + 0.05 * rng.random((height, width, 3)), 0.01, 0.99)
+
+
+@pytest.fixture(scope="session")
+def random_vgg19() -> Weights:
+    return random_weights()
+
+
+@pytest.fixture(scope="session")
+def vgg19_path(tmp_path_factory) -> Path:
+    """The ImageNet VGG19, converted."""
+    source = SHARED / "vgg19_uint8_tfjs"
+    if not source.is_dir():
+        pytest.skip(f"the published VGG19 is not at {source}")
+    path = tmp_path_factory.mktemp("weights") / "vgg19.h5"
+    convert(source, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vgg19(vgg19_path) -> Weights:
+    return read_weights(vgg19_path)
+
+
+@pytest.fixture(scope="session")
+def shared_images() -> Path:
+    """Photographs and paintings of the literature, in `content` and `style`."""
+    folder = SHARED / "images"
+    if not folder.is_dir():
+        pytest.skip(f"the pictures of the literature are not at {folder}")
+    return folder
