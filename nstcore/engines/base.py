@@ -1,0 +1,161 @@
+"""What an engine is: the one interface through which everything above it computes.
+
+An engine knows a device and a float type. It turns weights into a `Network`, which answers for one picture (or a window
+of one) at a time:
+
+        forward(pixels)          features at the taps; they stay inside the network until the next forward
+        gram(tap), ...           statistics of those features: small arrays and numbers
+        backward(gradients)      from the gradient at the taps back to the pixels
+
+Feature arrays never leave it in their own layout: the objective names taps, and hands back what it was given. So the
+layout (NCHW, NHWC, blocked) and what is fused with what are the engine's business. `features` and `decisions` give the
+book's layout, for proofs and studies.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import ops, vgg
+from ..errors import OptionError
+from ..optim import Vectors
+from ..pretrained.weights import Weights
+
+
+@dataclass(frozen=True)
+class TapGradient:
+    """Gradient that the losses send back from one tap, as its factors, so that an engine can fuse them.
+
+        dF = (dG + dG^T) F + 2 scale (F - P)
+
+    `dG` (N, N) is an array of the engine, the gradient with respect to the tap's Gram matrix, or None; `target` is P as
+    `Network.keep` gave it, or None.
+    """
+
+    dG: Any = None
+    target: Any = None
+    scale: float = 0.0
+
+
+class Network(ABC):
+    """One checkpoint, prepared for one engine and one set of taps.
+
+    Parameters
+    ----------
+    weights : Weights
+    taps : iterable of layer names
+        Nothing beyond the deepest is computed.
+    pooling : {"max", "average", "l2"}
+    """
+
+    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str) -> None:
+        if pooling not in ops.POOLINGS:
+            raise OptionError(f"pooling: expected one of {', '.join(ops.POOLINGS)}, got {pooling!r}")
+        self.taps = tuple(taps)
+        self.weights = weights
+        self.pooling = pooling
+        self.steps = vgg.steps_for(weights.architecture, self.taps)
+        weights.require(self.taps)
+
+    def shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+        """Shape (N, H, W) of every layer that is computed for a picture of that size; refuses one that is too small."""
+        for tap in self.taps:
+            vgg.shape(self.weights.architecture, tap, height, width)
+        return {s.output: (s.out_channels, height // s.stride, width // s.stride) for s in self.steps}
+
+    @abstractmethod
+    def forward(self, pixels: Any) -> None:
+        """Compute the features of pixels (3, H, W), RGB in [0, 1], an array of the engine."""
+
+    @abstractmethod
+    def backward(self, gradients: Mapping[str, TapGradient]) -> Any:
+        """Gradient (3, H, W) with respect to the pixels of the last forward; a buffer that the next call reuses."""
+
+    @abstractmethod
+    def positions(self, tap: str) -> int:
+        """M = H*W of a tap in the last forward."""
+
+    @abstractmethod
+    def gram(self, tap: str) -> Any:
+        """G = F F^T (N, N) of a tap, divided by nothing; a new array of the engine."""
+
+    @abstractmethod
+    def keep(self, tap: str) -> Any:
+        """The tap's features as they are now, in the engine's own form: a content target."""
+
+    @abstractmethod
+    def squared_norm(self, tap: str) -> float:
+        """sum F^2 of a tap."""
+
+    @abstractmethod
+    def squared_distance(self, tap: str, target: Any) -> float:
+        """sum (F - P)^2 of a tap and a kept target."""
+
+    @abstractmethod
+    def features(self, tap: str) -> np.ndarray:
+        """A copy of a tap's features in the book's layout (N, H, W)."""
+
+    @abstractmethod
+    def decisions(self) -> dict[str, np.ndarray]:
+        """Every choice that the last forward made, in the book's layout: where each ReLU let through (bool, by the name
+        of the ReLU) and, for max pooling, which of the four values won (uint8, by the name of the pooling).
+
+        Near ties these flip with the last bit of rounding, and the gradient with them; the reference engine can follow
+        another engine's decisions, which separates that from an error of arithmetic.
+        """
+
+    @abstractmethod
+    def bytes(self, height: int, width: int) -> int:
+        """Bytes of all buffers for a picture of that size, filters included."""
+
+
+class Engine(ABC):
+    """A device and a float type.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line: "reference", "cpu".
+    dtype : numpy.dtype
+        Of pixels, gradients and Gram matrices.
+    vectors : Vectors
+        The operations that the optimizers may use on this engine's arrays.
+    """
+
+    name: str
+    dtype: np.dtype
+    vectors: Vectors
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What computes, and how, in a few words for a person."""
+
+    @abstractmethod
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> Network:
+        """Prepare weights for a set of taps."""
+
+    def array(self, a: np.ndarray) -> Any:
+        """A contiguous copy as an array of this engine."""
+        return np.array(a, self.dtype, order="C")
+
+    def numpy(self, a: Any) -> np.ndarray:
+        """A NumPy copy of an array of this engine."""
+        return np.array(a)
+
+    def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
+        """Style loss of one layer and its gradient dG: `ops.style_forward`, `ops.style_backward`."""
+        return ops.style_forward(G, M, A, M_style, scale), ops.style_backward(G, M, A, M_style, scale)
+
+    def squared_sum(self, a: Any) -> float:
+        """Sum of squares of a small array, in float64."""
+        return float(np.square(a, dtype=np.float64).sum())
+
+    def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
+        """Total variation; its gradient is added to `gradient`: `ops.total_variation_forward`, `.._backward`."""
+        gradient += ops.total_variation_backward(pixels, scale)
+        return ops.total_variation_forward(pixels, scale)

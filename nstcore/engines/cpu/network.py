@@ -1,0 +1,230 @@
+"""The network of the `cpu` engine in its NumPy form: features (H, W, C), every buffer planned before the first pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import ops
+from ...pretrained.weights import Weights
+from ...vgg import Step
+from ..base import Network, TapGradient
+from . import layers
+from .arena import Arena
+from .team import Team
+from .winograd import WinogradConv, plan_scratch, rotate_filters, transform_filters
+
+
+class NumpyNetwork(Network):
+    """VGG in NumPy, one `Team` of threads.
+
+    conv1_1 goes by im2col, every other convolution by Winograd. Each step keeps its output; a gradient lives in one of
+    two buffers that take turns on the way back.
+    """
+
+    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype, team: Team) -> None:
+        super().__init__(weights, taps, pooling)
+        self.dtype, self.team = dtype, team
+        self.filters = {s.name: self._pack(s) for s in self.steps if s.kind == "conv"}
+        self.size = (0, 0)
+        self.buffers: dict[str, np.ndarray] = {}
+        self.convolutions: dict[str, tuple[WinogradConv, WinogradConv]] = {}
+        p = weights.preprocessing
+        self._order = list(ops.ORDERS[p.channel_order])
+        self._mean, self._std = (np.asarray(v, dtype) for v in (p.mean, p.std))
+
+    def _pack(self, step: Step) -> dict[str, np.ndarray]:
+        """Filters as each pass wants them: forward, backward, and plain for a replicated border."""
+        w, b = self.weights.filters[step.name]
+        packed = {"bias": b.astype(self.dtype)}
+        if step.in_channels == 3:
+            packed["rows"] = np.ascontiguousarray(w.transpose(2, 3, 1, 0).reshape(27, -1), self.dtype)
+        else:
+            packed["forward"] = transform_filters(w, self.dtype)
+            packed["backward"] = transform_filters(rotate_filters(w), self.dtype)
+        if self.weights.padding == "replicate":
+            packed["plain"] = w.astype(self.dtype)
+        return packed
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, height: int, width: int) -> tuple[Arena, dict[str, tuple[WinogradConv, WinogradConv]]]:
+        """Every buffer for one size of picture."""
+        shapes = {name: (h, w, n) for name, (n, h, w) in self.shapes(height, width).items()}
+        arena, dtype = Arena(), self.dtype
+        arena.add("picture", (height + 2, width + 2, 3), dtype)  # prepared, with a border for conv1_1
+        arena.add("dpicture", (height + 2, width + 2, 3), dtype)
+        arena.add("gradient", (3, height, width), dtype)
+        arena.add("columns", (height, width, 27), dtype)
+        convolutions = {}
+        largest, widest = 0, 0
+        for step in self.steps:
+            shape = shapes[step.output]
+            largest, widest = max(largest, int(np.prod(shape))), max(widest, step.out_channels)
+            arena.add(step.output, shape, dtype)
+            if step.kind == "pool" and self.pooling == "max":
+                arena.add(f"{step.name}:choice", shape, np.uint8)
+            if step.name in self.taps and step.kind == "conv":
+                arena.add(step.name, shape, dtype)  # before the ReLU
+            if step.kind == "conv" and step.in_channels != 3:
+                size = (shape[0], shape[1], dtype, self.team)
+                convolutions[step.name] = (
+                    WinogradConv(step.in_channels, step.out_channels, *size),
+                    WinogradConv(step.out_channels, step.in_channels, *size),
+                )
+        arena.add("even", (largest,), dtype)
+        arena.add("odd", (largest,), dtype)
+        arena.add("mask", (largest,), np.bool_)
+        arena.add("work", (max(largest // 4, self.team.threads * layers.BLOCK),), dtype)
+        arena.add("grams", (self.team.threads * widest**2,), dtype)
+        plan_scratch([c for pair in convolutions.values() for c in pair], arena, dtype)
+        return arena, convolutions
+
+    def bytes(self, height: int, width: int) -> int:
+        filters = sum(a.nbytes for packed in self.filters.values() for a in packed.values())
+        return self._plan(height, width)[0].bytes + filters
+
+    def _resize(self, height: int, width: int) -> None:
+        if (height, width) != self.size:
+            arena, self.convolutions = self._plan(height, width)
+            self.buffers = {}  # before the new ones are made: never two sets at once
+            self.buffers = arena.allocate()
+            self.size = (height, width)
+
+    # -- forward --------------------------------------------------------------------------------------------------
+
+    def forward(self, pixels: np.ndarray) -> None:
+        self._resize(*pixels.shape[1:])
+        with self.team.at_work():
+            self._prepare(pixels)
+            x = self.buffers["picture"]
+            for step in self.steps:
+                x = self._conv(step, x) if step.kind == "conv" else self._pool(step, x)
+
+    def _prepare(self, pixels: np.ndarray) -> None:
+        """`ops.preprocess_forward` into the inner part of the picture's buffer."""
+        inside = self.buffers["picture"][1:-1, 1:-1]
+        np.multiply(pixels[self._order].transpose(1, 2, 0), self.weights.preprocessing.range, out=inside)
+        np.subtract(inside, self._mean, out=inside)
+        np.divide(inside, self._std, out=inside)
+
+    def _conv(self, step: Step, x: np.ndarray) -> np.ndarray:
+        """Convolution, bias and ReLU: `ops.conv_forward`, `ops.relu_forward`."""
+        packed, padding = self.filters[step.name], self.weights.padding
+        y = self.buffers[step.output]
+        linear = self.buffers.get(
+            step.name, y
+        )  # a buffer of its own where conv is tapped: the ReLU must not overwrite it
+        if "rows" in packed:
+            columns = self.buffers["columns"]
+            layers.first_conv_forward(x, packed["rows"], packed["bias"], linear, columns, self.team, padding)
+        else:
+            forward, _ = self.convolutions[step.name]
+            forward(x, packed["forward"], linear, self.buffers, packed["bias"], padding)
+        layers.relu_forward(linear, y, self.team)
+        return y
+
+    def _pool(self, step: Step, x: np.ndarray) -> np.ndarray:
+        y, choice = self.buffers[step.name], self.buffers.get(f"{step.name}:choice")
+        layers.pool_forward(x, y, self.pooling, choice, self.buffers["work"], self.buffers["mask"], self.team)
+        return y
+
+    # -- backward -------------------------------------------------------------------------------------------------
+
+    def backward(self, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+        with self.team.at_work():
+            dy = self._like("even", self.steps[-1].output)
+            dy[...] = 0
+            for i in range(len(self.steps) - 1, 0, -1):
+                below = self._like("odd" if (len(self.steps) - i) % 2 else "even", self.steps[i - 1].output)
+                if self.steps[i].kind == "conv":
+                    self._conv_backward(self.steps[i], dy, below, gradients)
+                else:
+                    self._pool_backward(i, dy, below, gradients)
+                dy = below
+            return self._first_backward(dy, gradients)
+
+    def _like(self, buffer: str, layer: str) -> np.ndarray:
+        """One of the two gradient buffers, in the shape of a layer."""
+        shape = self.buffers[layer].shape
+        return self.buffers[buffer][: self.buffers[layer].size].reshape(shape)
+
+    def _conv_backward(self, step: Step, dy: np.ndarray, dx: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+        """ReLU and convolution: `ops.relu_backward`, `ops.conv_backward`."""
+        self._through_relu(step, dy, gradients)
+        packed = self.filters[step.name]
+        _, backward = self.convolutions[step.name]
+        backward(dy, packed["backward"], dx, self.buffers)
+        if "plain" in packed:
+            layers.add_replicated_border(dx, dy, packed["plain"])
+
+    def _through_relu(self, step: Step, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+        """dy from after the ReLU to before it, with what the losses add at both places."""
+        self._add(step.output, dy, gradients)
+        layers.relu_backward(dy, self.buffers[step.output], self.buffers["mask"], self.team)
+        self._add(step.name, dy, gradients)
+
+    def _pool_backward(self, i: int, dy: np.ndarray, dx: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+        name = self.steps[i].name
+        self._add(name, dy, gradients)
+        x, choice = self.buffers[self.steps[i - 1].output], self.buffers.get(f"{name}:choice")
+        layers.pool_backward(dy, x, self.buffers[name], dx, self.pooling, choice, self.buffers["mask"], self.team)
+
+    def _first_backward(self, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+        """conv1_1 and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
+        first, dpicture, out = self.steps[0], self.buffers["dpicture"], self.buffers["gradient"]
+        self._through_relu(first, dy, gradients)
+        rows, columns = self.filters[first.name]["rows"], self.buffers["columns"]
+        layers.first_conv_backward(dy, rows, dpicture, columns, self.team, self.weights.padding)
+        for c, channel in enumerate(self._order):
+            np.multiply(dpicture[1:-1, 1:-1, c], self.weights.preprocessing.range / self._std[c], out=out[channel])
+        return out
+
+    def _add(self, tap: str, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+        gradient = gradients.get(tap)
+        if gradient is None:
+            return
+        F, dF = self._matrix(tap), dy.reshape(-1, dy.shape[-1])
+        if gradient.dG is not None:
+            layers.gram_backward(gradient.dG, F, dF, self.buffers["work"], self.team)
+        if gradient.target is not None:
+            layers.content_backward(F, gradient.target, gradient.scale, dF, self.buffers["work"], self.team)
+
+    # -- statistics -----------------------------------------------------------------------------------------------
+
+    def _matrix(self, tap: str) -> np.ndarray:
+        """Features of a tap as (M, N): the papers' F, transposed."""
+        values = self.buffers[tap]
+        return values.reshape(-1, values.shape[-1])
+
+    def positions(self, tap: str) -> int:
+        return len(self._matrix(tap))
+
+    def gram(self, tap: str) -> np.ndarray:
+        with self.team.at_work():
+            return layers.gram(self._matrix(tap), self.buffers["grams"], self.team)
+
+    def keep(self, tap: str) -> np.ndarray:
+        return self._matrix(tap).copy()
+
+    def squared_norm(self, tap: str) -> float:
+        with self.team.at_work():
+            return layers.squared_distance(self._matrix(tap), None, self.buffers["work"], self.team)
+
+    def squared_distance(self, tap: str, target: Any) -> float:
+        with self.team.at_work():
+            return layers.squared_distance(self._matrix(tap), target, self.buffers["work"], self.team)
+
+    def features(self, tap: str) -> np.ndarray:
+        return np.ascontiguousarray(self.buffers[tap].transpose(2, 0, 1))
+
+    def decisions(self) -> dict[str, np.ndarray]:
+        found = {}
+        for step in self.steps:
+            if step.kind == "conv":
+                found[step.output] = self.features(step.output) > 0
+            elif self.pooling == "max":
+                found[step.name] = self.features(f"{step.name}:choice")
+        return found

@@ -1,0 +1,151 @@
+"""The reference engine: the network as the book writes it, one call of `nstcore.ops` after another.
+
+It is the slowest engine and the one that the others must equal. float64 is its natural type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import ops
+from ..optim import Vectors
+from ..pretrained.weights import Weights
+from .base import Engine, Network, TapGradient
+
+
+class ReferenceEngine(Engine):
+    """Calls the book. Any NumPy float type."""
+
+    name = "reference"
+
+    def __init__(self, dtype: str = "float64") -> None:
+        self.dtype = np.dtype(dtype)
+        self.vectors = Vectors()
+
+    def describe(self) -> str:
+        return f"reference (the book in NumPy, {self.dtype})"
+
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> ReferenceNetwork:
+        return ReferenceNetwork(weights, taps, pooling, self.dtype)
+
+
+class ReferenceNetwork(Network):
+    """Features are kept as (N, H, W), by layer name."""
+
+    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype) -> None:
+        super().__init__(weights, taps, pooling)
+        self.dtype = dtype
+        self.filters = {}
+        for step in self.steps:
+            if step.kind == "conv":
+                w, b = weights.filters[step.name]
+                # In memory (3, 3, K, C): the book multiplies with one w[:, :, r, s] at a time, here without copying it
+                by_tap = np.ascontiguousarray(w.transpose(2, 3, 0, 1), dtype)
+                self.filters[step.name] = by_tap.transpose(2, 3, 0, 1), b.astype(dtype)
+        p = weights.preprocessing
+        self.preprocessing = (p.channel_order, p.range, p.mean, p.std)
+        self.values: dict[str, np.ndarray] = {}
+        self.choices: dict[str, np.ndarray] = {}
+
+    def forward(self, pixels: np.ndarray, decisions: Mapping[str, np.ndarray] | None = None) -> None:
+        """As `Network.forward`; with another engine's `decisions`, its ReLUs and poolings are followed, not made."""
+        self.shapes(*pixels.shape[1:])
+        self.values = {}
+        self.choices = {}
+        x = ops.preprocess_forward(pixels.astype(self.dtype), *self.preprocessing)
+        for step in self.steps:
+            if step.kind == "conv":
+                w, b = self.filters[step.name]
+                self.values[step.name] = ops.conv_forward(x, w, b, self.weights.padding)
+                x = ops.relu_forward(self.values[step.name])
+                if decisions is not None:
+                    x = np.where(decisions[step.output], self.values[step.name], 0)
+            else:
+                x, choice = ops.pool_forward(x, self.pooling)
+                if choice is not None:
+                    if decisions is not None:
+                        choice = decisions[step.name]
+                        x = _chosen(self.values[self._below(step.name)], choice)
+                    self.choices[step.name] = choice
+            self.values[step.output] = x
+        self._mask = {n: v > 0 for n, v in self.values.items() if n.startswith("relu")}
+        if decisions is not None:
+            self._mask = {n: decisions[n] for n in self._mask}
+
+    def backward(self, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+        dy = np.zeros_like(self.values[self.steps[-1].output])
+        for step in reversed(self.steps):
+            y = self.values[step.output]
+            if step.kind == "conv":
+                dy = self._add(dy, step.output, gradients)
+                # forward: y = relu(x), whose derivative is 1 where the mask (y > 0) is
+                dy = ops.relu_backward(dy, self._mask[step.output].astype(self.dtype))
+                dy = self._add(dy, step.name, gradients)
+                dy = ops.conv_backward(dy, self.filters[step.name][0], self.weights.padding)
+            else:
+                dy = self._add(dy, step.name, gradients)
+                x = self.values[self._below(step.name)]
+                dy = ops.pool_backward(dy, x, y, self.choices.get(step.name), self.pooling)
+        return ops.preprocess_backward(dy, *self.preprocessing)
+
+    def _add(self, dy: np.ndarray, tap: str, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+        """dy plus what the losses send back from this tap."""
+        gradient = gradients.get(tap)
+        if gradient is None:
+            return dy
+        F = _matrix(self.values[tap])
+        dF = np.zeros_like(F)
+        if gradient.dG is not None:
+            dF += ops.gram_backward(gradient.dG, F)
+        if gradient.target is not None:
+            dF += ops.content_backward(F, _matrix(gradient.target), gradient.scale)
+        return dy + dF.reshape(dy.shape)
+
+    def _below(self, pool: str) -> str:
+        names = [step.output for step in self.steps]
+        return names[names.index(pool) - 1]
+
+    def positions(self, tap: str) -> int:
+        return self.values[tap][0].size
+
+    def gram(self, tap: str) -> np.ndarray:
+        return ops.gram_forward(_matrix(self.values[tap]))
+
+    def keep(self, tap: str) -> np.ndarray:
+        return self.values[tap].copy()
+
+    def squared_norm(self, tap: str) -> float:
+        F = _matrix(self.values[tap])
+        return ops.content_forward(F, np.zeros_like(F), 1.0)
+
+    def squared_distance(self, tap: str, target: Any) -> float:
+        return ops.content_forward(_matrix(self.values[tap]), _matrix(target), 1.0)
+
+    def features(self, tap: str) -> np.ndarray:
+        return self.values[tap].copy()
+
+    def decisions(self) -> dict[str, np.ndarray]:
+        return {**{n: m.copy() for n, m in self._mask.items()}, **{n: c.copy() for n, c in self.choices.items()}}
+
+    def bytes(self, height: int, width: int) -> int:
+        """Arrays that stay between forward and backward; the book's temporary ones come on top."""
+        numbers = 3 * height * width
+        for step in self.steps:
+            k, h, w = self.shapes(height, width)[step.output]
+            numbers += k * h * w * (2 if step.kind == "conv" else 1)
+        return (numbers + sum(w.size + b.size for w, b in self.filters.values())) * self.dtype.itemsize
+
+
+def _matrix(values: np.ndarray) -> np.ndarray:
+    """Features (N, H, W) as the papers' F (N, M)."""
+    return values.reshape(values.shape[0], -1)
+
+
+def _chosen(x: np.ndarray, choice: np.ndarray) -> np.ndarray:
+    """The value of each 2x2 window that `choice` names: max pooling with the decision taken elsewhere."""
+    _, h, w = choice.shape
+    windows = np.stack([x[:, r : 2 * h : 2, s : 2 * w : 2] for r in (0, 1) for s in (0, 1)])
+    return np.take_along_axis(windows, choice[None].astype(np.intp), axis=0)[0]

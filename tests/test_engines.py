@@ -1,0 +1,219 @@
+"""The conformance suite: every engine against the book in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import random_weights, smooth_picture
+from gradcheck import relative_error
+
+from nstcore import engines
+from nstcore.engines import TapGradient
+from nstcore.engines.cpu.arena import Arena
+from nstcore.engines.cpu.team import Team
+from nstcore.engines.cpu.winograd import FREQUENCIES, WinogradConv, plan_scratch, rotate_filters, transform_filters
+from nstcore.errors import DeviceError, LayerError, OptionError, ShapeError
+from nstcore.ops import conv_backward, conv_forward
+
+# engine, float type, bound on features, bound on gradients with the decisions fixed (relative, L2). A float32 rounding
+# is 6e-8; some twenty steps and sums of thousands of terms lie between pixels and their gradient.
+MACHINES = [
+    ("reference", "float32", 5e-6, 1e-5),
+    ("cpu", "float64", 1e-13, 1e-12),
+    ("cpu", "float32", 2e-5, 1e-4),
+]
+SHALLOW = ("conv1_1", "relu1_1", "pool1", "relu2_1", "conv2_2", "relu3_1")
+DEEP = ("relu1_1", "relu2_1", "conv3_2", "relu4_2", "pool4", "relu5_1")
+SIZES = [(16, 16), (37, 50), (21, 67)]
+
+
+def pixels_of(height, width, seed=0):
+    return np.ascontiguousarray(smooth_picture(height, width, seed).transpose(2, 0, 1).astype(np.float32))
+
+
+def gradients_for(network, engine, taps, target):
+    """The same upstream gradients for every engine: a random dG for each tap, and a content target at the deepest."""
+    rng = np.random.default_rng(5)
+    found = {}
+    for tap in taps:
+        N = network.features(tap).shape[0]
+        dG = engine.array(rng.standard_normal((N, N)) / N)
+        found[tap] = TapGradient(dG, target if tap == taps[-1] else None, 3.0)
+    return found
+
+
+def run(device, dtype, weights, pooling, size, taps=SHALLOW, decisions=None, threads=None):
+    """Features, Gram matrices, distance and gradient of one machine."""
+    engine = engines.create(device, dtype, threads)
+    network = engine.network(weights, taps, pooling)
+    extra = {} if decisions is None else {"decisions": decisions[0]}
+    network.forward(engine.array(pixels_of(*size, seed=1)), **extra)
+    first = network.decisions()
+    target = network.keep(taps[-1])
+    extra = {} if decisions is None else {"decisions": decisions[1]}
+    network.forward(engine.array(pixels_of(*size)), **extra)
+    return {
+        "features": {tap: network.features(tap) for tap in taps},
+        "grams": {tap: engine.numpy(network.gram(tap)) for tap in taps},
+        "distance": network.squared_distance(taps[-1], target),
+        "norm": network.squared_norm(taps[-1]),
+        "decisions": (first, network.decisions()),
+        "gradient": engine.numpy(network.backward(gradients_for(network, engine, taps, target))),
+    }
+
+
+@pytest.mark.parametrize(("device", "dtype", "features", "gradients"), MACHINES)
+@pytest.mark.parametrize("pooling", ["max", "average", "l2"])
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+@pytest.mark.parametrize("size", SIZES)
+def test_an_engine_equals_the_book(device, dtype, features, gradients, pooling, padding, size):
+    weights = random_weights(deepest="conv3_1", padding=padding)
+    compare(device, dtype, features, gradients, weights, pooling, size, SHALLOW)
+
+
+@pytest.mark.parametrize(("device", "dtype", "features", "gradients"), MACHINES)
+def test_an_engine_equals_the_book_down_to_the_last_layer(random_vgg19, device, dtype, features, gradients):
+    compare(device, dtype, features, gradients, random_vgg19, "max", (37, 50), DEEP)
+
+
+def compare(device, dtype, features, gradients, weights, pooling, size, taps):
+    mine = run(device, dtype, weights, pooling, size, taps)
+    book = run("reference", "float64", weights, pooling, size, taps, decisions=mine["decisions"])
+    for tap in taps:
+        assert mine["features"][tap].shape == book["features"][tap].shape
+        assert relative_error(mine["features"][tap], book["features"][tap]) <= features, tap
+        assert relative_error(mine["grams"][tap], book["grams"][tap]) <= 2 * features, tap
+    assert mine["distance"] == pytest.approx(book["distance"], rel=1e-4 if dtype == "float32" else 1e-10)
+    assert mine["norm"] == pytest.approx(book["norm"], rel=2 * features)
+    assert relative_error(mine["gradient"], book["gradient"]) <= gradients
+
+
+def test_decisions_of_an_engine_are_the_books_but_for_near_ties(random_vgg19):
+    mine = run("cpu", "float32", random_vgg19, "max", (37, 50), DEEP)["decisions"][1]
+    book = run("reference", "float64", random_vgg19, "max", (37, 50), DEEP)["decisions"][1]
+    assert mine.keys() == book.keys()
+    assert all(mine[name].dtype == book[name].dtype and mine[name].shape == book[name].shape for name in mine)
+    differing = sum(int((mine[name] != book[name]).sum()) for name in mine)
+    assert differing <= 1e-3 * sum(d.size for d in book.values())
+
+
+@pytest.fixture(scope="module")
+def whole_vgg16():
+    return random_weights("vgg16", deepest="conv5_3")
+
+
+@pytest.mark.parametrize("tap", ["conv1_1", "relu1_1", "pool1", "conv2_2", "pool3", "relu5_3", "pool5"])
+def test_any_layer_can_be_the_only_tap(whole_vgg16, tap):
+    weights = whole_vgg16
+    results = []
+    for device, dtype in (("reference", "float64"), ("cpu", "float64")):
+        engine = engines.create(device, dtype)
+        network = engine.network(weights, [tap], "max")
+        network.forward(engine.array(pixels_of(33, 40)))
+        gradient = network.backward(gradients_for(network, engine, [tap], None))
+        results.append((network.features(tap), engine.numpy(gradient)))
+    assert relative_error(results[1][0], results[0][0]) <= 1e-12
+    assert relative_error(results[1][1], results[0][1]) <= 1e-11
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 3), (9, 22), (3, 70)])
+@pytest.mark.parametrize("channels", [(1, 1), (5, 7), (16, 3)])
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_winograd_equals_the_direct_convolution(size, channels, padding, threads):
+    rng = np.random.default_rng(0)
+    (height, width), (C, K) = size, channels
+    x, w, b = rng.standard_normal((C, height, width)), rng.standard_normal((K, C, 3, 3)), rng.standard_normal(K)
+    team, dtype = Team(threads), np.dtype(np.float64)
+    conv = WinogradConv(C, K, height, width, dtype, team)
+    arena = Arena()
+    plan_scratch([conv], arena, dtype)
+    work = arena.allocate()
+    for buffer in work.values():
+        buffer.fill(np.nan)  # whatever is read before it is written shows
+    y = np.full((height, width, K), np.nan)
+    conv(np.ascontiguousarray(x.transpose(1, 2, 0)), transform_filters(w, dtype), y, work, b, padding)
+    assert relative_error(y.transpose(2, 0, 1), conv_forward(x, w, b, padding)) <= 1e-13
+
+
+def test_winograd_backward_is_the_forward_with_turned_filters():
+    rng = np.random.default_rng(0)
+    dy, w = rng.standard_normal((7, 9, 11)), rng.standard_normal((7, 5, 3, 3))
+    assert relative_error(conv_forward(dy, rotate_filters(w)), conv_backward(dy, w)) <= 1e-13
+
+
+def test_winograd_needs_a_quarter_of_the_multiplications():
+    """36 per tile of 4x4 outputs and channel pair, where the direct form takes 16 * 9."""
+    U = transform_filters(np.ones((1, 1, 3, 3)), np.dtype(np.float64))
+    assert U.size == FREQUENCIES == 36
+    assert 16 * 9 / U.size == 4
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("reference", "float32"), ("cpu", "float32")])
+def test_the_same_picture_gives_the_same_bits(device, dtype):
+    weights = random_weights(deepest="conv3_1")
+    first, second = (run(device, dtype, weights, "max", (37, 50), threads=2) for _ in range(2))
+    np.testing.assert_array_equal(first["gradient"], second["gradient"])
+    assert first["distance"] == second["distance"]
+
+
+def test_a_network_takes_pictures_of_different_sizes_in_turn():
+    weights = random_weights(deepest="conv2_1")
+    engine = engines.create("cpu")
+    network = engine.network(weights, ["relu2_1"], "max")
+    expected = {}
+    for size in [(20, 30), (33, 17)]:
+        network.forward(engine.array(pixels_of(*size)))
+        expected[size] = network.features("relu2_1")
+    for size in [(20, 30), (33, 17)]:
+        network.forward(engine.array(pixels_of(*size)))
+        np.testing.assert_array_equal(network.features("relu2_1"), expected[size])
+
+
+def test_the_plan_is_exact_and_nothing_large_is_allocated_in_the_loop():
+    import tracemalloc
+
+    weights = random_weights(deepest="conv3_1")
+    engine = engines.create("cpu")
+    network = engine.network(weights, ["relu3_1"], "max")
+    pixels = engine.array(pixels_of(128, 128))
+    tracemalloc.start()
+    try:
+        network.forward(pixels)
+        held, _ = tracemalloc.get_traced_memory()
+        filters = sum(a.nbytes for packed in network.filters.values() for a in packed.values())
+        assert held == pytest.approx(network.bytes(128, 128) - filters, rel=0.01)
+        dG = {"relu3_1": TapGradient(engine.array(np.eye(256)))}
+        network.backward(dG)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        network.forward(pixels)
+        network.backward(dG)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    smallest_layer = 256 * 32 * 32 * 4
+    assert peak - before < smallest_layer
+
+
+def test_auto_is_the_cpu_for_float32_and_the_book_for_float64():
+    assert engines.create("auto").name == "cpu"
+    assert engines.create("auto", "float64").name == "reference"
+
+
+def test_engines_and_taps_that_do_not_exist_are_refused():
+    with pytest.raises(DeviceError, match="auto, cpu, reference"):
+        engines.create("tpu")
+    with pytest.raises(DeviceError, match="float32 or float64"):
+        engines.create("cpu", "int8")
+    with pytest.raises(OptionError, match="threads"):
+        engines.create("cpu", threads=0)
+    engine, weights = engines.create("cpu"), random_weights(deepest="conv2_1")
+    with pytest.raises(OptionError, match="max, average, l2"):
+        engine.network(weights, ["relu1_1"], "median")
+    with pytest.raises(LayerError):
+        engine.network(weights, ["relu9_1"], "max")
+    with pytest.raises(LayerError, match="conv2_1"):
+        engine.network(weights, ["relu3_1"], "max")
+    with pytest.raises(ShapeError, match="16x16"):
+        engine.network(weights, ["relu1_1"], "max").forward(np.zeros((3, 15, 20), np.float32))
