@@ -1,0 +1,14 @@
+"""Optimizers: they know f(x) -> (loss, gradient), never pictures or networks.
+
+Vectors          the few operations on arrays that they need; an engine may bring its own
+minimize_adam    Adam
+minimize_lbfgs   L-BFGS: direction (pairs.py), line search (line_search.py), bounds
+Minimum, State   what they return, and what their callbacks see
+"""
+
+from .adam import minimize_adam
+from .lbfgs import minimize_lbfgs
+from .result import Minimum, State
+from .vectors import Vectors
+
+__all__ = ["Minimum", "State", "Vectors", "minimize_adam", "minimize_lbfgs"]

@@ -1,0 +1,125 @@
+"""Adam: steps scaled by running averages of the gradient and of its square.
+
+Algorithm 1 of Kingma & Ba, for t = 1, 2, ...:
+
+    g_t     = gradient of f at x_{t-1}
+    m_t     = beta1 m_{t-1} + (1 - beta1) g_t
+    v_t     = beta2 v_{t-1} + (1 - beta2) g_t^2
+    m_hat_t = m_t / (1 - beta1^t)                        averages that start at 0 are too small at first;
+    v_hat_t = v_t / (1 - beta2^t)                        this corrects them
+    x_t     = x_{t-1} - learning_rate m_hat_t / (sqrt(v_hat_t) + epsilon)
+
+and, with bounds, x_t is projected onto the box: x_t = min(max(x_t, lo), hi).
+
+References
+----------
+.. [1] Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import OptionError, RunError
+from .problem import Function, checked_bounds, checked_count, checked_gradient
+from .result import Callback, Minimum, State
+from .vectors import Vectors
+
+
+def minimize_adam(
+    f: Function,
+    x0: Any,
+    *,
+    max_evaluations: int,
+    bounds: tuple[float, float] | None = None,
+    learning_rate: float = 0.02,
+    betas: tuple[float, float] = (0.9, 0.99),
+    epsilon: float = 1e-8,
+    callback: Callback | None = None,
+    vectors: Any = None,
+) -> Minimum:
+    """Minimize f by Adam, with projection onto bounds.
+
+    n evaluations make n - 1 updates: the last x is evaluated and not moved any more, so that the loss that is returned
+    belongs to the x that is returned. Adam does not descend at every step; the last x need not be the best one.
+
+    Buffers: 3 arrays like `x0`, allocated before the first evaluation.
+
+    Parameters
+    ----------
+    f : callable
+        f(x) -> (loss, gradient). It must not change x, nor keep it. It may return the same gradient array every time.
+    x0 : array of any shape and float dtype
+        Where to start; projected onto the bounds. It is not changed.
+    max_evaluations : int
+        How often f is called, at least once.
+    bounds : (float, float), optional
+        lo <= x <= hi for every element; -inf and inf are allowed.
+    learning_rate : float
+        The step, in units of x: an element moves at most about so far at once. 0.02 suits pixels in [0, 1].
+    betas : (float, float)
+        Decay of the averages of the gradient and of its square, each in [0, 1). The paper has 0.999 for the second;
+        0.99 forgets the steep first steps of a style transfer sooner.
+    epsilon : float
+        Keeps the quotient finite where the gradient has always been 0.
+    callback : callable, optional
+        callback(State) after every evaluation, before x moves on. If it returns True, the run ends there.
+    vectors : optional
+        The vector operations for arrays other than NumPy's: an object with the methods of `Vectors`.
+
+    Returns
+    -------
+    Minimum
+        x is the point evaluated last.
+
+    Raises
+    ------
+    OptionError
+        If an option is out of its range.
+    ShapeError
+        If the gradient does not have the shape of `x0`.
+    RunError
+        If f returns a loss that is not finite.
+
+    References
+    ----------
+    .. [1] Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    """
+    checked_count("max_evaluations", max_evaluations)
+    lo, hi = checked_bounds(bounds)
+    beta1, beta2 = betas
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
+        raise OptionError(f"betas: expected two numbers in [0, 1), got {betas}; the usual ones are (0.9, 0.99)")
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise OptionError(f"learning_rate: expected a number above 0, got {learning_rate}; 0.02 suits pixels in [0, 1]")
+    if not epsilon > 0:
+        raise OptionError(f"epsilon: expected a number above 0, got {epsilon}; the usual one is 1e-8")
+
+    vectors = vectors or Vectors()
+    x, m, v = (vectors.empty_like(x0) for _ in range(3))
+    vectors.copy(x0, out=x)
+    vectors.clip(x, lo, hi)
+    vectors.fill(m, 0.0)
+    vectors.fill(v, 0.0)
+
+    t = 0
+    while True:
+        loss, gradient = f(x)
+        loss, g = float(loss), checked_gradient(gradient, x)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss became {loss} at evaluation {t + 1}: expected a finite number; lower the learning rate "
+                f"({learning_rate}) or the weights of the losses"
+            )
+        stop = callback is not None and callback(State(t + 1, t, loss, x, learning_rate if t else 0.0)) is True
+        if stop or t + 1 == max_evaluations:
+            status = "stopped by the callback" if stop else "the evaluation limit was reached"
+            return Minimum(x, loss, evaluations=t + 1, iterations=t, status=status, converged=False)
+
+        t += 1
+        vectors.average(m, beta1, g)
+        vectors.average_squares(v, beta2, g)
+        step = learning_rate / (1 - beta1**t)
+        vectors.subtract_ratio(x, step, m, 1 / (1 - beta2**t), v, epsilon)
+        vectors.clip(x, lo, hi)
