@@ -1,0 +1,68 @@
+"""The script that draws the example pair, and the pair that ships."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = {"content": (768, 512), "style": (640, 512)}
+SCALE = 0.125
+
+
+@pytest.fixture(scope="module")
+def script():
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        import draw_examples
+    finally:
+        sys.path.remove(str(ROOT / "tools"))
+    return draw_examples
+
+
+@pytest.fixture(scope="module")
+def small(script):
+    return {name: getattr(script, name).draw(SCALE) for name in SHIPPED}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_small_version_has_its_share_of_the_shipped_size(small, name):
+    width, height = SHIPPED[name]
+    assert small[name].dtype == np.uint8
+    assert small[name].shape == (height * SCALE, width * SCALE, 3)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_pictures_use_the_range_of_values_without_clipping(small, name):
+    values = small[name]
+    assert np.percentile(values, 1) < 50
+    assert np.percentile(values, 99) > 200
+    assert np.mean((values == 0) | (values == 255)) < 0.02
+
+
+def test_the_same_seed_draws_the_same_pictures(script, small, tmp_path):
+    script.main(["--out", str(tmp_path), "--scale", str(SCALE)])
+    for name, picture in small.items():
+        again = tmp_path / "again.jpg"
+        Image.fromarray(picture).save(again, quality=script.QUALITY, optimize=True)
+        assert (tmp_path / f"{name}.jpg").read_bytes() == again.read_bytes()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_picture_is_what_the_script_draws_only_larger(small, name):
+    path = ROOT / "nstcore" / "examples" / f"{name}.jpg"
+    assert path.stat().st_size <= 250 * 1024
+    with Image.open(path) as image:
+        assert (image.size, image.mode) == (SHIPPED[name], "RGB")
+        reduced = np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
+    drawn = np.asarray(Image.fromarray(small[name]).resize((16, 16), Image.Resampling.BOX), float)
+    assert np.corrcoef(reduced.ravel(), drawn.ravel())[0, 1] > 0.9
+
+
+def test_a_scale_out_of_range_is_refused_in_one_line(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--scale", "0"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].count("--scale") == 1
