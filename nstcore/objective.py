@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -138,8 +138,7 @@ class Objective:
         if not taps:
             raise OptionError("layers: expected at least one content or style layer with a weight above 0, got none")
         self.network = self.engine.network(weights, taps, self.pooling)
-        styles = list(style) if isinstance(style, list | tuple) else [style]
-        self._style = self._style_targets([images.as_pixels(s) for s in styles])
+        self._style = self._style_targets([images.as_pixels(s) for s in images.as_list(style)])
         pixels = images.as_pixels(content)
         self.shape = pixels.shape
         self._content = self._content_targets(pixels)
@@ -209,8 +208,7 @@ class Objective:
             scale = self.style_weight * a.weight * a.scale
             loss, dG = self.engine.style_term(network.gram(tap), M, a.gram, 1, scale)
             style[tap] = loss / (self.style_weight * a.weight)
-            p = gradients.get(tap, TapGradient())
-            gradients[tap] = TapGradient(dG, p.target, p.scale)
+            gradients[tap] = replace(gradients.get(tap, TapGradient()), dG=dG)
         content_sum = sum(self._content[tap].weight * v for tap, v in content.items())
         style_sum = sum(self._style[tap].weight * v for tap, v in style.items())
         total = self.content_weight * content_sum + self.style_weight * style_sum

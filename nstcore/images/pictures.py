@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,13 @@ def as_pixels(picture: Picture) -> np.ndarray:
         If it is no picture.
     """
     return np.ascontiguousarray(_rgb(picture).transpose(2, 0, 1))
+
+
+def as_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
+    """One picture, or several, as a list; an array is one picture."""
+    if isinstance(pictures, list | tuple):
+        return list(pictures)
+    return [cast(Picture, pictures)]
 
 
 def _rgb(picture: Picture) -> np.ndarray:

@@ -66,7 +66,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             text = getattr(image, "text", {}).get(KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
-        found = json.loads(text)
+        found = json.loads(text or "")
     except (OSError, TypeError, ValueError) as error:
         raise PictureError(f"{path}: carries no settings of nstcore ({type(error).__name__})") from None
     if not isinstance(found, dict):

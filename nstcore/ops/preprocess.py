@@ -58,5 +58,5 @@ def _check(
     _shapes.equal(name, a, (3, *a.shape[1:]) if a.ndim == 3 else (3, -1, -1), "a colour picture (3, H, W)")
     if channel_order not in ORDERS:
         raise OptionError(f"channel_order: expected one of {', '.join(ORDERS)}, got {channel_order!r}")
-    column = (np.asarray(v, a.dtype).reshape(3, 1, 1) for v in (mean, std))
-    return [*ORDERS[channel_order]], *column
+    mean_, std_ = (np.asarray(v, a.dtype).reshape(3, 1, 1) for v in (mean, std))
+    return [*ORDERS[channel_order]], mean_, std_
