@@ -1,30 +1,18 @@
 """The script that draws the example pair, and the pair that ships."""
 
-import sys
-from pathlib import Path
-
+import draw_examples
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = {"content": (768, 512), "style": (640, 512)}
 SCALE = 0.125
 
 
 @pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        import draw_examples
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
-    return draw_examples
-
-
-@pytest.fixture(scope="module")
-def small(script):
-    return {name: getattr(script, name).draw(SCALE) for name in SHIPPED}
+def small():
+    return {name: getattr(draw_examples, name).draw(SCALE) for name in SHIPPED}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -42,11 +30,11 @@ def test_the_pictures_use_the_range_of_values_without_clipping(small, name):
     assert np.mean((values == 0) | (values == 255)) < 0.02
 
 
-def test_the_same_seed_draws_the_same_pictures(script, small, tmp_path):
-    script.main(["--out", str(tmp_path), "--scale", str(SCALE)])
+def test_the_same_seed_draws_the_same_pictures(small, tmp_path):
+    draw_examples.main(["--out", str(tmp_path), "--scale", str(SCALE)])
     for name, picture in small.items():
         again = tmp_path / "again.jpg"
-        Image.fromarray(picture).save(again, quality=script.QUALITY, optimize=True)
+        Image.fromarray(picture).save(again, quality=draw_examples.QUALITY, optimize=True)
         assert (tmp_path / f"{name}.jpg").read_bytes() == again.read_bytes()
 
 
@@ -61,8 +49,8 @@ def test_the_shipped_picture_is_what_the_script_draws_only_larger(small, name):
     assert np.corrcoef(reduced.ravel(), drawn.ravel())[0, 1] > 0.9
 
 
-def test_a_scale_out_of_range_is_refused_in_one_line(script, capsys):
+def test_a_scale_out_of_range_is_refused_in_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        script.main(["--scale", "0"])
+        draw_examples.main(["--scale", "0"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].count("--scale") == 1

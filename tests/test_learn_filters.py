@@ -1,32 +1,18 @@
 """The scripts behind the built-in filters: the drawings, the learning, the measure, and the file that ships."""
 
-import sys
-from pathlib import Path
-
+import draw_training
+import learn_filters
 import numpy as np
 import pytest
+import style_distance
+from conftest import ROOT, SHARED
 
 import nstcore
 from nstcore import ops, vgg
 from nstcore.pretrained import convert
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
 TINY = {"conv1_1": (8, 3, 3, 3), "conv1_2": (12, 8, 3, 3), "conv2_1": (16, 12, 3, 3)}
 LARGEST_FILE = 15 * 2**20
-
-
-def _tool(name):
-    sys.path.insert(0, str(ROOT / "tools"))
-    try:
-        return __import__(name)
-    finally:
-        sys.path.remove(str(ROOT / "tools"))
-
-
-draw_training = _tool("draw_training")
-learn_filters = _tool("learn_filters")
-style_distance = _tool("style_distance")
 
 
 @pytest.fixture(scope="module")
@@ -209,12 +195,12 @@ def test_the_measure_refuses_a_missing_picture_in_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data (ImageNet VGG19 and pictures)")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data (ImageNet VGG19 and pictures)")
 def test_the_measure_agrees_with_the_figures_of_an_independent_program(tmp_path):
     """Expected: the same distances computed with PyTorch from the same files."""
-    weights = convert(DATA / "vgg19_uint8_tfjs", tmp_path / "vgg19.h5")
-    content = DATA / "images" / "content" / "tuebingen_neckarfront.jpg"
-    style = DATA / "images" / "style" / "starry_night.jpg"
+    weights = convert(SHARED / "vgg19_uint8_tfjs", tmp_path / "vgg19.h5")
+    content = SHARED / "images" / "content" / "tuebingen_neckarfront.jpg"
+    style = SHARED / "images" / "style" / "starry_night.jpg"
     (found,) = style_distance.distances(weights, content, style, [content])
     expected = [0.260477, 0.211206, 0.336066, 0.401855, 1.072608, 0.465584, 0.464056]
     assert [*found.style.values(), *found.patches.values()] == pytest.approx(expected, rel=1e-3)

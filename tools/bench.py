@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from nstcore import Objective, Weights, load_weights
 from nstcore.engines.cpu.team import available_cores
