@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"The example pair: {content}, {styles[0]}")
     weights = _load_weights(args.weights, say)
 
-    with Progress(iterations, args.quiet) as progress:
+    with Progress(args.quiet) as progress:
 
         def on_step(step: Step) -> None:
             progress(step)
