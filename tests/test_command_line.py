@@ -180,18 +180,23 @@ def test_an_existing_picture_survives_a_refusal(pair, tmp_path):
 
 def test_ctrl_c_keeps_the_best_picture(pair, tmp_path):
     arguments = ["run", *map(str, pair), "-o", str(tmp_path / "out.png"), "--size", "64", "--weights", "builtin"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "nstcore", *arguments, "--iterations", "100000", "--save-every", "1"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("out_*2.png")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+        # Tests that run in the background inherit an ignored SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(tmp_path.glob("out_*2.png")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
