@@ -4,7 +4,9 @@ A container is recognised from its bytes, never from the end of its name. A read
 
     NAME : str                          for a person
     recognise(path) -> bool             looks at the first bytes, or at what a folder holds
-    read(path) -> Source                the filters in our layout, and the conventions that the container implies
+    read(path) -> Source                the filters in our layout, and the conventions that the content tells
+
+The module's name is the `container` of `weights/registry.toml`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from ...errors import WeightsError
 from .. import hdf5
 from ..weights import shown
-from . import keras_h5, tfjs
+from . import caffe, keras_h5, matconvnet, onnx, safetensors, tfjs, torch_legacy, torch_zip
 from .source import Source
 
 __all__ = ["READERS", "Reader", "Source", "read_source"]
@@ -25,15 +27,17 @@ __all__ = ["READERS", "Reader", "Source", "read_source"]
 
 @dataclass(frozen=True)
 class Reader:
-    """How one container is recognised and read."""
+    """How one container is recognised and read; `key` is the module's name, `name` is for a person."""
 
+    key: str
     name: str
     recognise: Callable[[Path], bool]
     read: Callable[[Path], Source]
 
 
-# The first that recognises the file reads it.
-READERS = tuple(Reader(module.NAME, module.recognise, module.read) for module in (keras_h5, tfjs))
+# The first that recognises the file reads it. Unmistakable beginnings come first, protobuf, which has none, last.
+_MODULES = (keras_h5, torch_legacy, torch_zip, matconvnet, safetensors, tfjs, onnx, caffe)
+READERS = tuple(Reader(m.__name__.rpartition(".")[2], m.NAME, m.recognise, m.read) for m in _MODULES)
 
 
 def read_source(path: Path) -> Source:

@@ -18,8 +18,10 @@ class Source:
     ----------
     container : str
         Its name for a person.
-    architecture, filters, preprocessing, padding, pooling
+    architecture, filters, padding, pooling
         As in `nstcore.pretrained.weights.Weights`.
+    preprocessing : Preprocessing or None
+        Likewise; None where the content cannot tell it. It is never guessed from names or values.
     licence : str
         What is known of it.
     files : tuple of Path
@@ -29,7 +31,7 @@ class Source:
     container: str
     architecture: str
     filters: dict[str, tuple[np.ndarray, np.ndarray]]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     padding: Padding
     pooling: Pooling
     licence: str
