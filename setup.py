@@ -8,6 +8,6 @@ setup(
     package_data={
         "nstcore": ["py.typed", "examples/*"],
         "nstcore._kernels": ["*.md"],
-        "nstcore._weights": ["*.md", "*.h5"],
+        "nstcore._weights": ["*.md", "*.h5", "*.toml"],
     },
 )

@@ -43,6 +43,12 @@ def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(picture + 0.05 * rng.random((height, width, 3)), 0.01, 0.99)
 
 
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """`--weights auto` downloads where it can; a test that wants that takes this away again."""
+    monkeypatch.setenv("NSTCORE_OFFLINE", "1")
+
+
 @pytest.fixture(scope="session")
 def random_vgg19() -> Weights:
     return random_weights()

@@ -14,15 +14,20 @@ from conftest import random_weights
 from weights_files import refused, write_keras
 
 from nstcore import vgg
+from nstcore.commands import run as run_command
 from nstcore.commands import weights as command
-from nstcore.errors import OutputError
+from nstcore.commands.progress import Progress
+from nstcore.errors import OptionError, OutputError, WeightsError
 from nstcore.pretrained import (
     builtin_notice,
     builtin_path,
     cache_folder,
+    download,
     load_weights,
     places,
     read_weights,
+    readers,
+    registry,
     storage,
     write_weights,
 )
@@ -110,7 +115,16 @@ def test_a_damaged_cached_file_is_reported_not_passed_over(home, package):
 def test_a_network_that_is_not_cached_is_named_with_the_command(home):
     message = refused(load_weights, "vgg16")
     assert f"weights vgg16: expected {home / 'weights' / 'vgg16.h5'}" in message
-    assert "python -m nstcore weights convert FILE" in message
+    assert "python -m nstcore weights get vgg16, or python -m nstcore weights convert FILE" in message
+
+
+def test_every_name_of_the_registry_stands_for_a_file_in_the_cache(home, tmp_path, monkeypatch):
+    put(tmp_path / "vgg19-torchvision", "a file of that name")
+    monkeypatch.chdir(tmp_path)
+    assert "weights get vgg19-torchvision" in refused(load_weights, "vgg19-torchvision")
+    put(home / "weights" / "vgg19-torchvision.h5", "cached")
+    assert load_weights("vgg19-torchvision").name == "cached"
+    assert load_weights("./vgg19-torchvision").name == "a file of that name"
 
 
 def test_a_path_is_a_path(home, tmp_path, monkeypatch):
@@ -127,7 +141,9 @@ def test_a_path_is_a_path(home, tmp_path, monkeypatch):
 def test_the_notice_says_what_it_means_and_what_to_do():
     notice = builtin_notice()
     assert "built-in filters" in notice
+    assert "python -m nstcore weights get vgg19" in notice
     assert "python -m nstcore weights convert FILE" in notice
+    assert "(no network)" in builtin_notice("no network")
     assert all(line.isprintable() for line in notice.splitlines())
 
 
@@ -204,6 +220,154 @@ def test_verify_refuses_a_changed_number(tmp_path):
     with h5py.File(path, "r+") as file:
         file["conv1_1/bias"][0] += 1
     assert "/conv1_1/bias: its data does not fit its sha256" in refused(run, "verify", path)
+
+
+def test_list_shows_every_entry_and_what_is_cached(home, capsys):
+    put(home / "weights" / "vgg16-torchvision.h5")
+    assert run("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if line}
+    for entry in registry.default_registry().entries.values():
+        row = rows[entry.name]
+        assert entry.architecture in row
+        assert entry.container in row
+        assert entry.licence in row
+        assert ("cached" in row) == (entry.name == "vgg16-torchvision")
+        assert ("get --from" in row) == (not entry.urls)
+    assert str(home / "weights") in lines[-1]
+
+
+@pytest.fixture
+def known(keras, home, monkeypatch) -> Path:
+    """The registry knows the small Keras file as vgg19."""
+    hashes = {"md5": registry.file_digests([keras]).hashes["md5"]}
+    entry = replace(registry.default_registry().entries["vgg19"], nbytes=None, hashes=hashes)
+    one = registry.Registry({"vgg19": entry})
+    for module in (registry, download):
+        monkeypatch.setattr(module, "default_registry", lambda: one)
+    monkeypatch.setenv("NSTCORE_OFFLINE", "1")
+    return keras
+
+
+def test_get_fills_the_cache_from_a_copy_and_says_so(known, home, capsys):
+    assert run("get", "vgg19", "--from", known) == 0
+    out = capsys.readouterr().out
+    assert f"written        {home / 'weights' / 'vgg19.h5'}" in out
+    assert "CC BY 4.0 (Visual Geometry Group" in out
+    assert "checked" not in out
+    assert run("get", "vgg19") == 0
+    assert "already there" in capsys.readouterr().out
+    assert load_weights("auto").name == "vgg19"
+
+
+def test_get_says_when_there_was_no_hash_to_check(known, home, monkeypatch, capsys):
+    entry = replace(registry.default_registry().entries["vgg19"], hashes={})
+    one = registry.Registry({"vgg19": entry})
+    for module in (registry, download):
+        monkeypatch.setattr(module, "default_registry", lambda: one)
+    assert run("get", "vgg19", "--from", known) == 0
+    assert "checked        nothing: no hash of this file is known" in capsys.readouterr().out
+
+
+def test_get_fetches_a_damaged_file_anew(known, home, capsys):
+    run("get", "vgg19", "--from", known)
+    cached = home / "weights" / "vgg19.h5"
+    whole = cached.read_bytes()
+    cached.write_bytes(whole[:3000])
+    assert "NSTCORE_OFFLINE is set" in refused(run, "get", "vgg19")
+    assert "damaged or cut short" in capsys.readouterr().err
+    assert run("get", "vgg19", "--from", known) == 0
+    assert cached.read_bytes() == whole
+
+
+def test_a_time_out_of_nothing_is_refused(known):
+    assert "timeout: expected seconds above 0, got 0" in refused(
+        run, "get", "vgg19", "--timeout", "0", error=OptionError
+    )
+
+
+def test_an_interrupted_get_says_how_to_go_on(known, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "fetch", interrupted)
+    assert run("get", "vgg19") == 130
+    assert "the same command resumes the download" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--channel-order", "rgb"), "expected both"),
+        (("--range", "255"), "expected both"),
+        (("--mean", "1,2,3", "--std", "1,1,1"), "expected both"),
+        (("--channel-order", "rgb", "--range", "1", "--mean", "1,2"), "--mean: expected three numbers as R,G,B"),
+        (("--channel-order", "rgb", "--range", "1", "--std", "a,b,c"), "--std: expected three numbers as R,G,B"),
+        (("--channel-order", "rgb", "--range", "255"), "its content says BGR 0-255"),
+    ],
+)
+def test_conversion_options_that_make_no_sense_are_refused(keras, tmp_path, options, words):
+    assert words in refused(run, "convert", keras, "-o", tmp_path / "out.h5", *options, error=OptionError)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_conversion_options_fill_in_what_the_file_does_not_tell(keras, tmp_path, monkeypatch):
+    read = replace(readers.read_source(keras), preprocessing=None)
+    monkeypatch.setattr(readers, "READERS", (readers.Reader("k", "K", lambda _: True, lambda _: read),))
+    assert "--channel-order rgb|bgr --range 1|255" in refused(run, "convert", keras, "-o", tmp_path / "out.h5")
+    options = ("--channel-order", "bgr", "--range", "1", "--mean", ".3,.2,.1", "--std", "3,2,1")
+    assert run("convert", keras, "-o", tmp_path / "out.h5", *options) == 0
+    pre = read_weights(tmp_path / "out.h5").preprocessing
+    assert (pre.channel_order, pre.range, pre.mean, pre.std) == ("bgr", 1.0, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+
+
+def test_download_progress_is_ten_lines_where_there_is_no_terminal(capsys):
+    with Progress("B", "vgg19") as progress:
+        for done in range(1001):
+            progress(done * 1000, 1_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 11
+    assert lines[-1].startswith("vgg19: 1.0 of 1.0 MB")
+    with Progress("B", "vgg19", quiet=True) as progress:
+        progress(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+# ---- what `run` does about weights that are not there
+
+
+def load_for_run(
+    monkeypatch, *, offline: bool, weights: str = "auto", fails: bool = True
+) -> tuple[list[str], list[str]]:
+    """What was fetched, and what was said."""
+    fetched: list[str] = []
+    said: list[str] = []
+
+    def fetch(name: str, **_: object) -> None:
+        fetched.append(name)
+        if fails:
+            raise WeightsError("the server answered 404 Not Found")
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    run_command._load_weights(argparse.Namespace(weights=weights, offline=offline, quiet=True), said.append)
+    return fetched, said
+
+
+def test_run_tries_the_network_once_and_says_why_it_fell_back(home, monkeypatch):
+    monkeypatch.delenv("NSTCORE_OFFLINE", raising=False)
+    fetched, said = load_for_run(monkeypatch, offline=False)
+    assert fetched == ["vgg19"]
+    assert "the server answered 404 Not Found" in said[0]
+    assert "painting with the built-in filters" in said[0]
+    assert load_for_run(monkeypatch, offline=False, weights="builtin") == ([], [])
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_run_offline_never_tries_the_network(home, monkeypatch, how):
+    monkeypatch.setenv("NSTCORE_OFFLINE", "1" if how == "environment" else "0")
+    fetched, said = load_for_run(monkeypatch, offline=how == "option")
+    assert fetched == []
+    assert "painting with the built-in filters" in said[0]
 
 
 def test_the_command_offers_every_storage():

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import SHARED, random_weights
+import weights_torch_files as torch_files
+from conftest import ROOT, SHARED, random_weights
 from weights_files import KERAS_STYLES, datasets, edit_model, keras_layer, write_keras, write_tfjs
+from weights_proto_files import write_caffe, write_matconvnet
 
 from nstcore import vgg
-from nstcore.pretrained import Weights, convert, read_weights
+from nstcore.pretrained import Weights, convert, read_weights, stated_preprocessing
+from nstcore.pretrained.readers import READERS
 from nstcore.version import __version__
 
 
@@ -36,6 +42,100 @@ def test_the_whole_vgg19_is_bit_identical_through_keras_and_tfjs(tmp_path):
     for conv, (weight, bias) in weights.filters.items():
         assert np.array_equal(keras.filters[conv][0], weight)
         assert np.array_equal(keras.filters[conv][1], bias)
+
+
+def write_onnx(path: Path, weights: Weights) -> Path:
+    """Through the real writer."""
+    onnx = pytest.importorskip("onnx", reason="the real writer of ONNX files is not installed")
+    nodes, initializers, below = [], [], "data"
+    for step in vgg.steps(weights.architecture):
+        if step.kind == "pool":
+            geometry = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4}
+            nodes.append(onnx.helper.make_node("MaxPool", [below], [step.name], **geometry))
+        else:
+            names = [f"{step.name}_weight", f"{step.name}_bias"]
+            initializers += map(onnx.numpy_helper.from_array, weights.filters[step.name], names)
+            geometry = {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1] * 4}
+            nodes.append(onnx.helper.make_node("Conv", [below, *names], [step.name], **geometry))
+            nodes.append(onnx.helper.make_node("Relu", [step.name], [step.output]))
+        below = step.output
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", channels, "h", "w"])
+        for name, channels in (("data", 3), (below, step.out_channels))
+    ]
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, "vgg", ends[:1], ends[1:], initializers)), path)
+    return path
+
+
+def test_one_network_is_bit_identical_through_every_container(tmp_path, small):
+    state = torch_files.state_dict(small)
+    sources = {
+        "keras_h5": write_keras(tmp_path / "keras.h5", small),
+        "torch_legacy": torch_files.write("legacy", tmp_path / "legacy.pth", state),
+        "torch_zip": torch_files.write("zip", tmp_path / "zip.pth", state),
+        "safetensors": torch_files.write("safetensors", tmp_path / "model.safetensors", state),
+        "matconvnet": write_matconvnet(tmp_path / "vgg.mat", small),
+        "caffe": write_caffe(tmp_path / "vgg.caffemodel", small),
+        "onnx": write_onnx(tmp_path / "vgg.onnx", small),
+        "tfjs": tmp_path / "tfjs",
+    }
+    write_tfjs(sources["tfjs"], small)
+    assert sources.keys() == {reader.key for reader in READERS}
+    expected = {
+        f"{conv}/{name}": array.tobytes()
+        for conv, arrays in small.filters.items()
+        for name, array in zip(("weight", "bias"), arrays, strict=True)
+    }
+    for reader in READERS:
+        source, output = sources[reader.key], tmp_path / f"{reader.key}.h5"
+        assert [other.key for other in READERS if other.recognise(source)] == [reader.key]
+        told = reader.read(source).preprocessing
+        stated = told or stated_preprocessing("bgr", 255)
+        weights = convert(source, output, preprocessing=None if told else stated)
+        assert datasets(output) == expected, reader.key
+        assert weights.provenance["container"] == reader.name
+        assert weights.preprocessing == stated
+
+
+MEASURE = """
+import sys
+from nstcore.pretrained import convert, stated_preprocessing
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+before = peak()
+convert(sys.argv[1], sys.argv[2], preprocessing=stated_preprocessing("bgr", 255))
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc/self/status")
+@pytest.mark.parametrize("container", ["keras", *torch_files.READERS])
+def test_a_file_of_575_megabytes_takes_little_more_memory_than_its_convolutions(tmp_path, container):
+    """At most 1.3 times the convolutions' 80 MB beyond the interpreter and its libraries."""
+    weights = random_weights(deepest="conv5_4")
+    if container == "keras":
+        source = write_keras(tmp_path / "whole.h5", weights, classifier=False)
+        with h5py.File(source, "r+") as file:
+            for layer, shape in (("fc1", (25088, 4096)), ("fc2", (4096, 4096)), ("predictions", (4096, 1000))):
+                how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                how.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                name, space = f"{layer}_W_1:0".encode(), h5py.h5s.create_simple(shape)
+                h5py.h5d.create(file.create_group(layer).id, name, h5py.h5t.IEEE_F32LE, space, how)
+    else:
+        source = torch_files.write(container, tmp_path / "whole", torch_files.state_dict(weights, classifier=True))
+    assert source.stat().st_size > 574e6
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, source, tmp_path / "out.h5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    convolutions = sum(w.nbytes + b.nbytes for w, b in weights.filters.values())
+    print(f"{container}: {int(done.stdout) / 1e6:.0f} MB for {convolutions / 1e6:.0f} MB of convolutions")
+    assert int(done.stdout) < 1.3 * convolutions
 
 
 def test_the_whole_vgg16_is_recognised(tmp_path):

@@ -177,7 +177,7 @@ def test_malformed_json_is_one_line(tmp_path, text):
 
 def test_what_no_reader_recognises_is_refused_with_what_they_are(tmp_path):
     for name, content, words in (
-        ("a.pth", b"\x80\x02\x8a\x0a", "begins with 80 02 8a 0a"),
+        ("a.gz", b"\x1f\x8b\x08\x00", "begins with 1f 8b 08 00"),
         ("empty", b"", "begins with nothing"),
     ):
         (tmp_path / name).write_bytes(content)

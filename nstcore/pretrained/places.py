@@ -15,12 +15,6 @@ BUILTIN = "builtin"
 AUTO = "auto"
 DEFAULT_NETWORK = "vgg19"
 
-# The smallest published file that the readers take.
-DEFAULT_SOURCE = (
-    "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
-    "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
-)
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -43,19 +37,24 @@ def cached_path(name: str) -> Path:
     return cache_folder() / f"{name}.h5"
 
 
-def builtin_path() -> Path:
-    """The built-in filters: inside an installed package, beside the package in a checkout.
+def data_path(name: str, what: str | None = None) -> Path:
+    """A file that the package carries: inside an installed package, beside the package in a checkout.
 
     Raises
     ------
     WeightsError
-        If the file is in neither place.
+        If it is in neither place; `what` is what the message calls it.
     """
-    places = (_PACKAGE / "_weights" / "builtin.h5", _PACKAGE.parent / "weights" / "builtin.h5")
+    places = (_PACKAGE / "_weights" / name, _PACKAGE.parent / "weights" / name)
     for place in places:
         if place.is_file():
             return place
-    raise WeightsError(f"built-in filters: expected {places[0]} or {places[1]}, found neither; install nstcore again")
+    raise WeightsError(f"{what or name}: expected {places[0]} or {places[1]}, found neither; install nstcore again")
+
+
+def builtin_path() -> Path:
+    """The built-in filters; `WeightsError` if the package has lost them."""
+    return data_path("builtin.h5", "built-in filters")
 
 
 def published_path(name: str) -> Path:
@@ -64,13 +63,14 @@ def published_path(name: str) -> Path:
     Raises
     ------
     WeightsError
-        If it is not in the cache, with the command that puts it there.
+        If it is not in the cache, with the commands that put it there.
     """
     path = cached_path(name)
     if os.path.isfile(path):
         return path
     raise WeightsError(
-        f"weights {name}: expected {path}, found no file; put it there with: python -m nstcore weights convert FILE"
+        f"weights {name}: expected {path}, found no file; put it there with: python -m nstcore weights get {name}, "
+        "or python -m nstcore weights convert FILE"
     )
 
 
@@ -80,8 +80,9 @@ def locate(name_or_path: str | Path) -> Path:
     Parameters
     ----------
     name_or_path : str or Path
-        "auto" (the converted VGG19 if it is in the cache, else the built-in filters), "builtin", "vgg16", "vgg19", or a
-        path. A file that is called like a name is reached as ./vgg19.
+        "auto" (the converted VGG19 if it is in the cache, else the built-in filters), "builtin", a name of the registry
+        ("vgg19", "vgg16", "vgg19-torchvision", ...), or a path. A file that is called like a name is reached as
+        ./vgg19.
 
     Raises
     ------
@@ -93,19 +94,38 @@ def locate(name_or_path: str | Path) -> Path:
         return cached if os.path.isfile(cached) else builtin_path()
     if name_or_path == BUILTIN:
         return builtin_path()
-    if name_or_path in ARCHITECTURES:
+    if is_published(name_or_path):
         return published_path(str(name_or_path))
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and not os.path.lexists(path) and path.name == name_or_path and not path.suffix:
         names = ", ".join((AUTO, BUILTIN, *ARCHITECTURES))
-        raise WeightsError(f"weights {name_or_path!r}: neither a file nor one of the names {names}")
+        raise WeightsError(
+            f"weights {name_or_path!r}: neither a file nor one of the names {names}, "
+            "nor another of: python -m nstcore weights list"
+        )
     return path
 
 
-def builtin_notice() -> str:
-    """What it means that `auto` fell back to the built-in filters, and how to get the real ones; two lines of text."""
+def is_published(name_or_path: str | Path) -> bool:
+    """Whether it is a name of the registry, not a path."""
+    if name_or_path in ARCHITECTURES:
+        return True
+    if not isinstance(name_or_path, str) or Path(name_or_path).name != name_or_path:
+        return False
+    from .registry import default_registry
+
+    return name_or_path in default_registry().entries
+
+
+def builtin_notice(reason: str | None = None) -> str:
+    """What it means that `auto` fell back to the built-in filters, and how to get the real ones; lines of text.
+
+    `reason` is why they could not be fetched, if that was tried.
+    """
+    tried = f" ({reason})" if reason else ""
     return (
-        "No ImageNet VGG19 in the cache: painting with the built-in filters. They were learned without labels from "
-        "drawn pictures: colours and strokes of the style arrive, its larger forms less so.\n"
-        f"For the picture of the literature, fetch {DEFAULT_SOURCE} and run: python -m nstcore weights convert FILE"
+        f"No ImageNet VGG19 in the cache{tried}: painting with the built-in filters. They were learned without labels "
+        "from drawn pictures: colours and strokes of the style arrive, its larger forms less so.\n"
+        f"For the picture of the literature: python -m nstcore weights get {DEFAULT_NETWORK}, or with a published file "
+        "at hand: python -m nstcore weights convert FILE"
     )
