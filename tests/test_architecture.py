@@ -17,7 +17,7 @@ FLOORS = (
     ("ops", "optim", "images", "vgg", "conventions"),
     ("pretrained",),
     ("engines",),
-    ("objective",),
+    ("objective", "normalize"),
     ("transfer",),
     ("report",),
     ("commands",),
