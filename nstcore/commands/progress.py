@@ -1,4 +1,4 @@
-"""Progress of a loop: a bar with the time left on a terminal, a line now and then elsewhere, nothing when quiet."""
+"""Progress of long work: a bar with the time left on a terminal, a line now and then elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..transfer import Step
 
-_LINES = 10  # where there is no terminal
+_LINES = 10  # in all, where there is no terminal
+_BYTES_A_LINE = 50_000_000  # where nobody knows how many there will be
 
 
 class Progress:
-    """Shows each `Step` on standard error. A context manager; nothing appears before the first step."""
+    """Shows on standard error how much is done. A context manager; nothing appears before the first call.
 
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet
+    Parameters
+    ----------
+    unit : str
+        What is counted: "it", "B" (shown with prefixes, as MB), "picture".
+    name : str
+        What the work is called, if it needs a name.
+    quiet : bool
+        Show nothing.
+    """
+
+    def __init__(self, unit: str, name: str = "", quiet: bool = False) -> None:
+        self._unit, self._name, self._quiet = unit, name, quiet
         self._bar: Any = None
-        self._next = 0
+        self._next: float = 0
+        self._begin = time.monotonic()
 
     def __enter__(self) -> Progress:
         return self
@@ -29,24 +41,59 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """`done` of `total` so far, with what else there is to say."""
         if self._quiet:
             return
-        terms = step.terms
-        losses = f"loss {terms.total:.4g}, content {terms.content:.4g}, style {terms.style:.4g}, tv {terms.tv:.2g}"
         if sys.stderr.isatty():
             if self._bar is None:
-                from tqdm import tqdm
+                self._bar = self._new_bar(done, total)
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif done >= self._next or done == total:
+            self._next = done + (max(1, total // _LINES) if total else _BYTES_A_LINE)
+            self.say(f"{self._name}{': ' if self._name else ''}{self._amount(done, total)}{note and ': ' + note}")
 
-                # A terminal that does not know its size (some serial and container ones) would get no bar at all
-                columns, lines = shutil.get_terminal_size()
-                size = {} if _knows_its_size() else {"ncols": columns, "nrows": lines}
-                self._bar = tqdm(total=step.iterations, unit="it", dynamic_ncols=not size, **size)
-            self._bar.set_postfix_str(losses, refresh=False)
-            self._bar.update(step.iteration - self._bar.n)
-        elif step.iteration >= self._next or step.iteration == step.iterations:
-            self._next = step.iteration + max(1, step.iterations // _LINES)
-            print(f"{step.iteration}/{step.iterations}: {losses}{_left(step)}", file=sys.stderr, flush=True)
+    def say(self, line: str) -> None:
+        """A line of its own, which leaves the bar whole."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def _new_bar(self, done: int, total: int | None) -> Any:
+        from tqdm import tqdm
+
+        # A terminal that does not know its size (some serial and container ones) would get no bar at all
+        columns, lines = shutil.get_terminal_size()
+        size = {} if _knows_its_size() else {"ncols": columns, "nrows": lines}
+        scale = self._unit == "B"
+        return tqdm(
+            desc=self._name or None,
+            total=total,
+            initial=done,
+            unit=self._unit,
+            unit_scale=scale,
+            dynamic_ncols=not size,
+            **size,
+        )
+
+    def _amount(self, done: int, total: int | None) -> str:
+        if self._unit == "B":
+            amount = f"{done / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB"
+        else:
+            amount = f"{done}/{total}{'' if self._unit == 'it' else f' {self._unit}s'}"
+        if not total or not 0 < done < total:
+            return amount
+        seconds = (time.monotonic() - self._begin) / done * (total - done)
+        return f"{amount}, {time.strftime('%H:%M:%S', time.gmtime(seconds))} left"
+
+
+def show_step(progress: Progress, step: Step) -> None:
+    """One evaluation of a transfer, with its losses."""
+    t = step.terms
+    note = f"loss {t.total:.4g}, content {t.content:.4g}, style {t.style:.4g}, tv {t.tv:.2g}"
+    progress(step.iteration, step.iterations, note)
 
 
 def _knows_its_size() -> bool:
@@ -54,10 +101,3 @@ def _knows_its_size() -> bool:
         return min(os.get_terminal_size(sys.stderr.fileno())) > 0
     except (OSError, ValueError):
         return False
-
-
-def _left(step: Step) -> str:
-    if not 0 < step.iteration < step.iterations:
-        return ""
-    seconds = step.seconds / (step.iteration + 1) * (step.iterations - step.iteration)
-    return f", {time.strftime('%H:%M:%S', time.gmtime(seconds))} left"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, RunError
-from .progress import Progress
+from .progress import Progress, show_step
 
 if TYPE_CHECKING:
     from ..objective import Objective
@@ -82,8 +82,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--weights",
         default="auto",
         metavar="NAME|FILE",
-        help="auto (VGG19 from the cache, else builtin), builtin, vgg19, vgg16, or a converted file (default: auto)",
+        help="auto (VGG19 from the cache, else downloaded, else builtin), builtin, a name of `weights list`, or a "
+        "converted file (default: auto)",
     )
+    add("--offline", action="store_true", help="never download weights, as NSTCORE_OFFLINE=1 (default: do)")
     add("--device", default="auto", metavar="NAME", help="auto, cpu or reference (default: auto)")
     add("--precision", default="float32", metavar="TYPE", help="float32 or float64 (default: float32)")
     add("--threads", type=int, metavar="N", help="(default: all cores)")
@@ -104,12 +106,12 @@ def run(args: argparse.Namespace) -> int:
     images.check_output(output)
     if example:
         say(f"The example pair: {content}, {styles[0]}")
-    weights = _load_weights(args.weights, say)
+    weights = _load_weights(args, say)
 
-    with Progress(args.quiet) as progress:
+    with Progress("it", quiet=args.quiet) as progress:
 
         def on_step(step: Step) -> None:
-            progress(step)
+            show_step(progress, step)
             if args.save_every and 0 < step.iteration < iterations and step.iteration % args.save_every == 0:
                 images.write_picture(_numbered(output, step.iteration, iterations), step.pixels())
 
@@ -167,12 +169,19 @@ def _pictures(args: argparse.Namespace) -> tuple[Path, list[Path], bool]:
     return Path(args.content), [Path(s) for s in args.style], False
 
 
-def _load_weights(name: str, say: Callable[[str], None]) -> Weights:
+def _load_weights(args: argparse.Namespace, say: Callable[[str], None]) -> Weights:
     from ..pretrained import builtin_notice, load_weights
 
-    weights = load_weights(name)
-    if name == "auto" and weights.name == "builtin":
-        say(builtin_notice())
+    failures: list[str] = []
+    with Progress("B", "vgg19" if args.weights == "auto" else args.weights, args.quiet) as progress:
+        weights = load_weights(
+            args.weights,
+            download=not args.offline,
+            progress=progress,
+            on_failure=lambda error: failures.append(str(error)),
+        )
+    if args.weights == "auto" and weights.name == "builtin":
+        say(builtin_notice(*failures))
     return weights
 
 
