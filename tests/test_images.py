@@ -53,7 +53,7 @@ def test_a_photograph_is_turned_upright(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "P", "1", "CMYK", "YCbCr", "LA", "RGBA"])
 def test_every_colour_mode_is_read(tmp_path, mode):
     image = Image.fromarray(PICTURE).convert(mode)
-    name = "p.tif" if mode in ("CMYK", "YCbCr") else "p.png"
+    name = {"CMYK": "p.tif", "YCbCr": "p.jpg"}.get(mode, "p.png")
     pixels = images.as_pixels(save(tmp_path, image, name))
     assert pixels.shape == (3, 20, 30)
     assert 0 <= pixels.min() <= pixels.max() <= 1
