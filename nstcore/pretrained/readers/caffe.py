@@ -32,7 +32,7 @@ from .. import hdf5
 from ..weights import Pooling, Preprocessing, shown
 from . import sequence
 from .protobuf import Field, Input, Message, begins_with, first_field, is_text
-from .source import Source
+from .source import Source, opened
 
 NAME = "Caffe model"
 
@@ -85,20 +85,15 @@ def read(path: Path) -> Source:
     WeightsError
         If the file is damaged, or is not one of these networks.
     """
-    try:
-        with path.open("rb") as file:
-            return _read(path, file)
-    except WeightsError as error:
-        raise WeightsError(f"{shown(path)}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror}") from error
+    with opened(path) as (file, size):
+        return _read(path, file, size)
 
 
-def _read(path: Path, file: BinaryIO) -> Source:
+def _read(path: Path, file: BinaryIO, size: int) -> Source:
     filters: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     poolings: set[Pooling] = set()
     preprocessings: list[Preprocessing | None] = []
-    for field in Input(file, path.stat().st_size).message:
+    for field in Input(file, size).message:
         schema = _SCHEMAS.get(field.number)
         if schema is None:
             continue

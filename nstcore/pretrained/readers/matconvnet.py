@@ -33,7 +33,7 @@ from ..weights import Pooling, Preprocessing, shown
 from . import matfile
 from .matfile import Matrix
 from .sequence import Sequence, shape_of
-from .source import Source
+from .source import Source, opened
 
 NAME = "MatConvNet MAT-file"
 
@@ -72,21 +72,16 @@ def read(path: Path) -> Source:
     WeightsError
         If the file is damaged, or is not one of these networks.
     """
-    try:
-        with path.open("rb") as file:
-            return _read(path, file)
-    except WeightsError as error:
-        raise WeightsError(f"{shown(path)}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror}") from error
+    with opened(path) as (file, size):
+        return _read(path, file, size)
 
 
-def _read(path: Path, file: BinaryIO) -> Source:
+def _read(path: Path, file: BinaryIO, size: int) -> Source:
     seen: set[str] = set()
     preprocessing: Preprocessing | None = None
     filters: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     architecture, pooling = "", None
-    for variable in matfile.variables(file, path.stat().st_size):
+    for variable in matfile.variables(file, size):
         if variable.name not in _VARIABLES:
             continue
         if variable.name in seen:

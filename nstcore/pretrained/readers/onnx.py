@@ -32,7 +32,7 @@ from .. import hdf5
 from ..weights import Pooling, shown
 from .protobuf import BYTES, Field, Input, Message, begins_with, first_field, is_text
 from .sequence import Sequence, shape_of
-from .source import Source
+from .source import Source, opened
 
 NAME = "ONNX model"
 
@@ -103,17 +103,12 @@ def read(path: Path) -> Source:
     WeightsError
         If the file is damaged, keeps its weights in another file, or is not one of these networks.
     """
-    try:
-        with path.open("rb") as file:
-            return _read(path, file)
-    except WeightsError as error:
-        raise WeightsError(f"{shown(path)}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror}") from error
+    with opened(path) as (file, size):
+        return _read(path, file, size)
 
 
-def _read(path: Path, file: BinaryIO) -> Source:
-    graphs = [part for part in Input(file, path.stat().st_size).message if part.number == _GRAPH]
+def _read(path: Path, file: BinaryIO, size: int) -> Source:
+    graphs = [part for part in Input(file, size).message if part.number == _GRAPH]
     if len(graphs) != 1:
         raise WeightsError(f"expected one graph, found {len(graphs)}")
     nodes: list[_Node] = []

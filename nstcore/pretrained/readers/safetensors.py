@@ -26,7 +26,7 @@ from ...errors import WeightsError
 from .. import hdf5
 from ..weights import shown
 from . import state_dict
-from .source import Source
+from .source import Source, opened
 
 NAME = "safetensors"
 
@@ -77,7 +77,7 @@ def read(path: Path) -> Source:
     WeightsError
         If the header is malformed or does not fit the data, or it is not one of these networks.
     """
-    with state_dict.opened(path) as (file, size):
+    with opened(path) as (file, size):
         entries = _entries(file, size)
 
         def read_tensor(entry: Entry) -> np.ndarray:

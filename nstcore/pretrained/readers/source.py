@@ -1,13 +1,19 @@
-"""What every reader hands over, whatever the container."""
+"""What every reader shares: how a file is opened, and what is handed over, whatever the container."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ..weights import Padding, Pooling, Preprocessing
+from ...errors import WeightsError
+from .. import hdf5
+from ..weights import Padding, Pooling, Preprocessing, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,3 +42,16 @@ class Source:
     pooling: Pooling
     licence: str
     files: tuple[Path, ...]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file and its size; every `WeightsError` inside the block gets the path before it."""
+    hdf5.first_bytes(path, 1)
+    try:
+        with path.open("rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except WeightsError as error:
+        raise WeightsError(f"{shown(path)}: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror}") from error

@@ -14,10 +14,8 @@ References
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -27,7 +25,6 @@ import numpy as np
 
 from ... import vgg
 from ...errors import WeightsError
-from .. import hdf5
 from ..weights import Preprocessing, present_convolutions, shown
 from .source import Source
 
@@ -70,19 +67,6 @@ class Network:
     names: dict[str, str]
     style: str  # a key of _LICENCES
     colour_map: str | None  # name of the leading 1x1 convolution
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file and its size; every `WeightsError` inside the block gets the path before it."""
-    hdf5.first_bytes(path, 1)
-    try:
-        with path.open("rb") as file:
-            yield file, os.fstat(file.fileno()).st_size
-    except WeightsError as error:
-        raise WeightsError(f"{shown(path)}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{shown(path)}: cannot be read: {error.strerror}") from error
 
 
 def read_floats(file: BinaryIO, start: int, count: int, dtype: str, order: ByteOrder = "<") -> np.ndarray:

@@ -26,7 +26,7 @@ from ...errors import WeightsError
 from .. import hdf5
 from ..weights import shown
 from . import state_dict, torch_pickle
-from .source import Source
+from .source import Source, opened
 
 NAME = "torch legacy stream"
 
@@ -51,7 +51,7 @@ def read(path: Path) -> Source:
     WeightsError
         If the file is damaged, names anything but tensors and ordered dictionaries, or is not one of these networks.
     """
-    with state_dict.opened(path) as (file, size):
+    with opened(path) as (file, size):
         machine = torch_pickle.Machine(BytesIO(file.read(torch_pickle.LARGEST_PICKLE)))
         if machine.load() != _MAGIC:
             raise WeightsError("expected a file written by torch.save, found another pickle")

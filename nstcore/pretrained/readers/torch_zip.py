@@ -32,7 +32,7 @@ from ...errors import WeightsError
 from .. import hdf5
 from ..weights import shown
 from . import state_dict, torch_pickle
-from .source import Source
+from .source import Source, opened
 
 NAME = "torch zip archive"
 
@@ -59,7 +59,7 @@ def read(path: Path) -> Source:
         If the archive is damaged or holds compressed data, its pickle names anything but tensors and ordered
         dictionaries, or it is not one of these networks.
     """
-    with state_dict.opened(path) as (file, size):
+    with opened(path) as (file, size):
         archive = _Archive(file, _entries(file, size))
         pickle = io.BytesIO(archive.whole("data.pkl", torch_pickle.LARGEST_PICKLE))
         tensors = torch_pickle.state_dict(torch_pickle.Machine(pickle).load())
