@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands import run, weights
-from .errors import NstcoreError
+from .errors import INTERRUPTED, NstcoreError
 from .version import __version__
 
 COMMANDS = (run, weights)
-INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,6 +14,8 @@
 A message is one line that says what was expected, what came, and the way out.
 """
 
+INTERRUPTED = 130  # exit code after Ctrl-C, which is not an error
+
 
 class NstcoreError(Exception):
     """Base of all; `str(error)` is one line for a person."""

@@ -160,11 +160,10 @@ class Objective:
 
     def _content_targets(self, pixels: np.ndarray) -> dict[str, _ContentTarget]:
         self.network.forward(self.engine.array(pixels))
-        shapes = self.network.shapes(*pixels.shape[1:])
         targets = {}
         for tap, weight in self.content_layers.items():
-            norm, N = self.network.squared_norm(tap), shapes[tap.replace("conv", "relu")][0]
-            scale = self.convention.content_scale(N, self.network.positions(tap), norm)
+            norm = self.network.squared_norm(tap)
+            scale = self.convention.content_scale(self._channels(tap), self.network.positions(tap), norm)
             targets[tap] = _ContentTarget(weight, self.network.keep(tap), norm, scale)
         return targets
 
@@ -194,7 +193,7 @@ class Objective:
             numbers = math.prod(self.shape)
             tv = self.engine.total_variation(pixels, self.tv_weight / numbers, gradient) / self.tv_weight
         total = terms.total + self.tv_weight * tv
-        return Terms(total, terms.content, terms.style, tv, terms.content_layers, terms.style_layers), gradient
+        return replace(terms, total=total, tv=tv), gradient
 
     def _losses(self) -> tuple[Terms, dict[str, TapGradient]]:
         """Content and style terms from the statistics of the last forward, and each tap's gradient as its factors."""
@@ -213,6 +212,9 @@ class Objective:
         style_sum = sum(self._style[tap].weight * v for tap, v in style.items())
         total = self.content_weight * content_sum + self.style_weight * style_sum
         return Terms(total, content_sum, style_sum, 0.0, content, style), gradients
+
+    def _channels(self, tap: str) -> int:
+        return vgg.find(self.weights.architecture, tap).out_channels
 
     def settings(self) -> dict[str, Any]:
         """The options as they were understood, defaults filled in."""
@@ -236,10 +238,9 @@ class Objective:
             to `Objective` (or on the command line). Layer weights are relative to the first layer's default.
         """
         other = conventions.find(convention)
-        shapes = self.network.shapes(*self.shape[1:])
         content = {}
         for tap, p in self._content.items():
-            N, M = shapes[tap.replace("conv", "relu")][0], self.network.positions(tap)
+            N, M = self._channels(tap), self.network.positions(tap)
             content[tap] = self.content_weight * p.weight * p.scale / other.content_scale(N, M, p.norm)
         style = {
             tap: self.style_weight * a.weight * a.scale / other.style_scale(len(a.gram), a.norm)

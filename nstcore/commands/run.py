@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError, RunError
+from ..errors import INTERRUPTED, OptionError, RunError
 from .progress import Progress, show_step
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # The example pair is a first look: it should be there within two minutes on a small laptop.
 EXAMPLE_SIZE, EXAMPLE_ITERATIONS = 384, 150
 SIZE, ITERATIONS = 512, 300
-INTERRUPTED = 130
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,17 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import OptionError
+from ..errors import INTERRUPTED, OptionError
 from . import normalize
+from .normalize import STORAGES
 from .progress import Progress
 
 if TYPE_CHECKING:
     from ..pretrained import Preprocessing, Weights
     from ..pretrained.registry import Entry
-
-# The names of nstcore.pretrained.storage.STORAGES; written out because --help must not wait for numpy and h5py.
-STORAGES = ("float32", "float16", "int8")
-INTERRUPTED = 130
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
