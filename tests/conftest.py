@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from nstcore import vgg
+from nstcore.engines.cpu import library
 from nstcore.pretrained import Preprocessing, Weights, convert, read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+
+each_kernels = pytest.mark.parametrize("kernels", [library.NUMPY, *library.INSTRUCTIONS])
 
 
 def random_weights(
@@ -47,6 +51,16 @@ def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 def no_network(monkeypatch):
     """`--weights auto` downloads where it can; a test that wants that takes this away again."""
     monkeypatch.setenv("NSTCORE_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def chosen_kernels(request, monkeypatch):
+    """Where a test has `kernels`, the cpu engine takes those, or the test is skipped where the machine lacks them."""
+    kernels = request.node.callspec.params.get("kernels") if hasattr(request.node, "callspec") else None
+    if kernels is not None:
+        if kernels != library.NUMPY and kernels not in library.available():
+            pytest.skip(f"the {kernels} kernels are not built, or not for this machine")
+        monkeypatch.setenv(library.VARIABLE, kernels)
 
 
 @pytest.fixture(scope="session")

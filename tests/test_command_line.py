@@ -45,7 +45,7 @@ def test_run_paints_and_says_what_it_did(pair, tmp_path):
     assert images.as_pixels(tmp_path / "out.png").shape == (3, 26, 32)
     assert "convention relative: content = sum (F-P)^2 / sum P^2" in done.stdout
     assert "builtin" in done.stdout
-    assert "cpu (NumPy" in done.stdout
+    assert "engine: cpu (" in done.stdout
     assert "2/2: loss" in done.stderr
 
 

@@ -3,7 +3,7 @@
 An engine knows a device and a float type. It turns weights into a `Network`, which answers for one picture (or a window
 of one) at a time:
 
-        forward(pixels)          features at the taps; they stay inside the network until the next forward
+        forward(pixels)          features at the taps; they stay inside the network until backward
         gram(tap), ...           statistics of those features: small arrays and numbers
         backward(gradients)      from the gradient at the taps back to the pixels
 
@@ -74,7 +74,10 @@ class Network(ABC):
 
     @abstractmethod
     def backward(self, gradients: Mapping[str, TapGradient]) -> Any:
-        """Gradient (3, H, W) with respect to the pixels of the last forward; a buffer that the next call reuses."""
+        """Gradient (3, H, W) with respect to the pixels of the last forward; a buffer that the next call reuses.
+
+        It may use up the features: statistics are taken before it, and after it only a new forward gives them back.
+        """
 
     @abstractmethod
     def positions(self, tap: str) -> int:

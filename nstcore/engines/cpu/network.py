@@ -82,9 +82,13 @@ class NumpyNetwork(Network):
         plan_scratch([c for pair in convolutions.values() for c in pair], arena, dtype)
         return arena, convolutions
 
+    @property
+    def filter_bytes(self) -> int:
+        """Of the packed filters."""
+        return sum(a.nbytes for packed in self.filters.values() for a in packed.values())
+
     def bytes(self, height: int, width: int) -> int:
-        filters = sum(a.nbytes for packed in self.filters.values() for a in packed.values())
-        return self._plan(height, width)[0].bytes + filters
+        return self._plan(height, width)[0].bytes + self.filter_bytes
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) != self.size:
@@ -218,7 +222,7 @@ class NumpyNetwork(Network):
             return layers.squared_distance(self._matrix(tap), target, self.buffers["work"], self.team)
 
     def features(self, tap: str) -> np.ndarray:
-        return np.ascontiguousarray(self.buffers[tap].transpose(2, 0, 1))
+        return np.array(self.buffers[tap].transpose(2, 0, 1), order="C")  # a copy even where it is contiguous already
 
     def decisions(self) -> dict[str, np.ndarray]:
         found = {}

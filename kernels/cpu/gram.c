@@ -1,0 +1,98 @@
+/* Gram matrix: ops.gram_forward. G = F F^T for F (C, M), one half computed and mirrored.
+ *
+ * The positions are cut into a number of shares that depends on the shape alone, each summed by itself (and, for many
+ * channels, by strips of columns), then the shares are added in order: the same bits for any number of threads.
+ */
+#include "nst.h"
+#include "team.h"
+#include "vector.h"
+
+#include <string.h>
+
+#define ROWS (VN == 16 ? 8 : 4) /* of the micro-kernel: ROWS * 2 accumulators */
+#define STRIP 128               /* columns of a task */
+#define SLAB 128                /* positions taken at a time: NP columns of them stay in the first-level cache */
+
+typedef struct {
+    const float *F;
+    float *G, *partial;
+    long C, M, shares, strips;
+} job;
+
+static long shares(long C) { return C >= 512 ? 4 : C >= 256 ? 8 : C >= 128 ? 16 : 32; }
+
+long nst_gram_work(long C) { return shares(C) * C * C; }
+
+/* g[i][k] += sum_p F[i][p] F[k][p] for m rows i and one or two vectors of columns k, over n positions;
+ * `ahead` floats further on lies what a later call reads */
+INLINE void corner(const int m, const int two, const float *fi, const float *fk0, const float *fk1, long n, float *g,
+                   long C, long ahead)
+{
+    vf a[2 * ROWS], b[2 * ROWS];
+    UNROLL for (int t = 0; t < m; t++) a[t] = b[t] = (vf){0};
+    for (long p = 0; p < n; p++, fi += CB, fk0 += CB, fk1 += CB) {
+        __builtin_prefetch(fk0 + ahead);
+        __builtin_prefetch(fk1 + ahead);
+        vf f0 = LOAD(fk0), f1 = two ? LOAD(fk1) : (vf){0};
+        UNROLL for (int t = 0; t < m; t++) {
+            a[t] += f0 * fi[t];
+            if (two) b[t] += f1 * fi[t];
+        }
+    }
+    UNROLL for (int t = 0; t < m; t++) {
+        STORE(g + t * C, LOAD(g + t * C) + a[t]);
+        if (two) STORE(g + t * C + VN, LOAD(g + t * C + VN) + b[t]);
+    }
+}
+
+/* Tasks: one strip of columns of one share, the longest strips first */
+static void sum_share(void *argument, long task, int worker)
+{
+    (void)worker;
+    const job *j = argument;
+    const long C = j->C, share = task / j->strips, strip = j->strips - 1 - task % j->strips, block = j->M * CB;
+    const long start = j->M * share / j->shares, end = j->M * (share + 1) / j->shares, step = SLAB;
+    const long first = strip * STRIP, last = first + STRIP < C ? first + STRIP : C;
+    float *G = j->partial + share * C * C;
+    for (long i = 0; i < last; i++) memset(G + i * C + first, 0, (size_t)(last - first) * sizeof *G);
+    for (long p = start; p < end; p += step) {
+        const long n = end - p < step ? end - p : step;
+        const float *F = j->F + p * CB;
+        for (long k = first; k < last; k += NP) {
+            const float *fk0 = F + k / CB * block + k % CB;
+            const float *fk1 = F + (k + VN) / CB * block + (k + VN) % CB;
+            for (long i = 0; i < k + VN; i += ROWS)
+                corner(ROWS, 1, F + i / CB * block + i % CB, fk0, fk1, n, G + i * C + k, C, i ? 0 : SLAB * CB);
+            for (long i = k + VN; i < k + NP; i += 2 * ROWS > VN ? VN : 2 * ROWS) /* above the diagonal: one vector */
+                corner(2 * ROWS > VN ? VN : 2 * ROWS, 0, F + i / CB * block + i % CB, fk1, fk1, n, G + i * C + k + VN, C, 0);
+        }
+    }
+}
+
+/* Tasks: rows of G */
+static void add_shares(void *argument, long i, int worker)
+{
+    (void)worker;
+    const job *j = argument;
+    const long C = j->C;
+    for (long k = i; k < C; k++) {
+        float sum = 0;
+        for (long s = 0; s < j->shares; s++) sum += j->partial[(s * C + i) * C + k];
+        j->G[i * C + k] = sum;
+    }
+}
+
+static void mirror(void *argument, long i, int worker)
+{
+    (void)worker;
+    const job *j = argument;
+    for (long k = 0; k < i; k++) j->G[i * j->C + k] = j->G[k * j->C + i];
+}
+
+void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work)
+{
+    job j = {F, G, work, C, M, shares(C), (C + STRIP - 1) / STRIP};
+    team_run(team, j.shares * j.strips, sum_share, &j);
+    team_run(team, C, add_shares, &j);
+    team_run(team, C, mirror, &j);
+}

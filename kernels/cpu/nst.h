@@ -1,0 +1,112 @@
+/* The interface of the native CPU kernels. nstcore/engines/cpu/library.py binds it with ctypes; nothing here knows Python.
+ *
+ * Features are stored in blocks of 16 channels, (C/16, H, W, 16), each float32, 64-byte aligned; C and K are multiples of
+ * 32. Pictures are (3, H, W). Beside each function stands the name of the one in nstcore/ops that it computes.
+ *
+ * Nothing here allocates, but for a team. A `work` argument is scratch of the size that the function named beside it
+ * returns, in floats. Whatever is computed does not depend on the number of threads, to the last bit.
+ */
+#ifndef NST_H
+#define NST_H
+
+#if defined(__GNUC__)
+#define NST_API __attribute__((visibility("default")))
+#else
+#define NST_API
+#endif
+
+/* ---- this library ------------------------------------------------------------------------------------------------ */
+
+/* Hash of the sources that it was built from, in hexadecimal */
+NST_API const char *nst_build(void);
+/* Whether this machine has the instructions: "baseline", "avx2" or "avx512" */
+NST_API int nst_supports(const char *instructions);
+
+/* ---- threads ------------------------------------------------------------------------------------------------------ */
+
+typedef struct nst_team nst_team;
+NST_API nst_team *nst_team_new(int threads); /* NULL if there is no memory; fewer threads if the system gives fewer */
+NST_API int nst_team_threads(const nst_team *team);
+NST_API void nst_team_free(nst_team *team);
+
+/* ---- convolutions ------------------------------------------------------------------------------------------------- */
+
+/* One 3x3 convolution with a border of one pixel, C -> K channels. For a backward pass C and K are exchanged, the
+ * filters packed as turned, and `plain` is given too where the border is replicated. */
+typedef struct {
+    long C, K, H, W;
+    int replicate;        /* border: 0 zero, 1 the nearest value */
+    const float *filters; /* by nst_pack_transformed or nst_pack_plain, as nst_transformed says */
+    const float *plain;   /* by nst_pack_plain, or NULL */
+} nst_conv;
+
+/* Gradient of the losses at a tap: dF = S F + 2 scale (F - P), S = dG + dG^T packed by nst_pack_style. */
+typedef struct {
+    const float *S;      /* or NULL */
+    const float *target; /* P, as features, or NULL */
+    float scale;
+} nst_tap;
+
+enum { NST_MAX, NST_AVERAGE, NST_L2 };
+
+/* Whether the filters for C channels are transformed once (1, 36 C K floats) or on the way (0, 9 C K floats) */
+NST_API int nst_transformed(long C);
+/* w (K, C, 3, 3), or with `turned` w (C, K, 3, 3), into the order in which the kernels read it */
+NST_API void nst_pack_transformed(nst_team *team, const float *w, long K, long C, int turned, float *out);
+NST_API void nst_pack_plain(nst_team *team, const float *w, long K, long C, int turned, float *out);
+NST_API long nst_conv_work(const nst_conv *c, int backward, int threads);
+
+/* ops.conv_forward, ops.relu_forward, ops.pool_forward: `linear` before the ReLU, `pooled` after the pooling, or NULL */
+NST_API void nst_conv_forward(nst_team *team, const nst_conv *c, const float *x, const float *bias, float *linear,
+                              float *y, float *pooled, int pooling, float *work);
+/* ops.conv_backward, ops.relu_backward: x holds the features of the layer below and receives their gradient. `mask`: that
+ * layer is a ReLU, and the gradient is that before it. `tap`: what the losses add to it, or NULL. */
+NST_API void nst_conv_backward(nst_team *team, const nst_conv *c, const float *dy, float *x, int mask,
+                               const nst_tap *tap, float *work);
+
+/* conv1_1. The picture is prepared (ops.preprocess_forward: order, range, mean, std) into planes with a border:
+ * (3, H+2, W+2+16). w (27, K) with rows (c, r, s); K a multiple of 32. */
+typedef struct {
+    long K, H, W;
+    int replicate;
+    int order[3]; /* which of R, G, B is the network's channel 0, 1, 2 */
+    float range, mean[3], std[3];
+} nst_first;
+NST_API long nst_first_planes(const nst_first *c); /* floats of the prepared picture */
+NST_API long nst_first_work(const nst_first *c, int threads);
+NST_API void nst_pack_first(const float *w, long K, float *forward, float *backward); /* 27 K and 32 K floats */
+NST_API void nst_prepare(nst_team *team, const nst_first *c, const float *pixels, float *planes);
+NST_API void nst_first_forward(nst_team *team, const nst_first *c, const float *planes, const float *w,
+                               const float *bias, float *linear, float *y);
+/* dpixels (3, H, W): through conv1_1 and the preparation (ops.preprocess_backward) */
+NST_API void nst_first_backward(nst_team *team, const nst_first *c, const float *dy, const float *w, float *dpixels,
+                                float *work);
+
+/* ---- poolings and taps --------------------------------------------------------------------------------------------- */
+
+/* ops.pool_backward, ops.relu_backward: x holds the features below (a ReLU's) and receives the gradient before it */
+NST_API long nst_pool_work(long C, long W, int threads);
+NST_API void nst_pool_backward(nst_team *team, int pooling, const float *dy, float *x, long C, long H, long W,
+                               const nst_tap *tap, float *work);
+/* The losses' gradient alone, at the deepest layer or before a ReLU: g = [g +] dF, and 0 where the mask's F <= 0. `g` may
+ * be `F`. M positions. */
+NST_API long nst_tap_work(long C, int threads);
+NST_API void nst_tap_gradient(nst_team *team, const float *F, float *g, int add, int mask, long C, long M,
+                              const nst_tap *tap, float *work);
+
+/* ---- statistics ------------------------------------------------------------------------------------------------------ */
+
+/* ops.gram_forward: G (C, C) of F (C, M) */
+NST_API long nst_gram_work(long C);
+NST_API void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work);
+/* S = dG + dG^T for nst_tap */
+NST_API void nst_pack_style(nst_team *team, const float *dG, long C, float *S);
+/* ops.style_forward and ops.style_backward: returns the loss, dG (C, C) receives its gradient */
+NST_API double nst_style(nst_team *team, const float *G, double M, const float *A, double M_style, double scale, long C,
+                         float *dG);
+/* ops.content_forward with scale 1: sum (a - b)^2 of n floats, or sum a^2 where b is NULL */
+NST_API double nst_squared_distance(nst_team *team, const float *a, const float *b, long n);
+/* ops.total_variation_forward and, added to dx, ops.total_variation_backward: x, dx (C, H, W) */
+NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx);
+
+#endif

@@ -1,0 +1,128 @@
+/* Sums over whole arrays, and the losses made of them: ops.content_forward, ops.style_forward, ops.style_backward,
+ * ops.total_variation_forward, ops.total_variation_backward.
+ *
+ * An array is cut into pieces of a fixed size; a piece is summed in float32 vectors or in float64, the pieces in float64
+ * and in order.
+ */
+#include "nst.h"
+#include "team.h"
+#include "vector.h"
+
+#define PIECE 16384  /* floats of a piece */
+#define PIECES 1024  /* pieces that are summed at a time */
+
+typedef struct {
+    const float *a, *b;
+    long n, C, H, W;
+    double scale_a, scale_b;
+    float factor, *out;
+    long first; /* piece of task 0 */
+    double sums[PIECES];
+} job;
+
+static double add_up(nst_team *team, job *j, long pieces, nst_task *task)
+{
+    double total = 0;
+    for (j->first = 0; j->first < pieces; j->first += PIECES) {
+        const long n = pieces - j->first < PIECES ? pieces - j->first : PIECES;
+        team_run(team, n, task, j);
+        for (long i = 0; i < n; i++) total += j->sums[i];
+    }
+    return total;
+}
+
+INLINE double sum_of(vf v)
+{
+    double sum = 0;
+    for (int i = 0; i < VN; i++) sum += v[i];
+    return sum;
+}
+
+/* ---- squared distance -------------------------------------------------------------------------------------------------- */
+
+static void distance_piece(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long start = (j->first + task) * PIECE, end = start + PIECE < j->n ? start + PIECE : j->n;
+    vf sum[4] = {{0}};
+    long i = start;
+    for (; i + 4 * VN <= end; i += 4 * VN) {
+        UNROLL for (int q = 0; q < 4; q++) {
+            vf d = LOAD_ANY(j->a + i + q * VN);
+            if (j->b) d -= LOAD_ANY(j->b + i + q * VN);
+            sum[q] += d * d;
+        }
+    }
+    double total = sum_of(sum[0]) + sum_of(sum[1]) + sum_of(sum[2]) + sum_of(sum[3]);
+    for (; i < end; i++) {
+        double d = (double)j->a[i] - (j->b ? j->b[i] : 0.f);
+        total += d * d;
+    }
+    j->sums[task] = total;
+}
+
+double nst_squared_distance(nst_team *team, const float *a, const float *b, long n)
+{
+    job j;
+    j.a = a, j.b = b, j.n = n;
+    return add_up(team, &j, (n + PIECE - 1) / PIECE, distance_piece);
+}
+
+/* ---- style ---------------------------------------------------------------------------------------------------------------- */
+
+static void style_piece(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long start = (j->first + task) * PIECE, end = start + PIECE < j->n ? start + PIECE : j->n;
+    const float a = (float)j->scale_a, b = (float)j->scale_b, factor = j->factor;
+    double total = 0;
+    for (long i = start; i < end; i += 64) { /* short sums in float32, for the compiler to vectorise */
+        const long stop = i + 64 < end ? i + 64 : end;
+        float sum = 0;
+        for (long q = i; q < stop; q++) {
+            float d = j->a[q] * a - j->b[q] * b;
+            j->out[q] = factor * d;
+            sum += d * d;
+        }
+        total += sum;
+    }
+    j->sums[task] = total;
+}
+
+double nst_style(nst_team *team, const float *G, double M, const float *A, double M_style, double scale, long C, float *dG)
+{
+    job j;
+    j.a = G, j.b = A, j.n = C * C, j.out = dG;
+    j.scale_a = 1 / M, j.scale_b = 1 / M_style, j.factor = (float)(2 * scale / M);
+    return scale * add_up(team, &j, (j.n + PIECE - 1) / PIECE, style_piece);
+}
+
+/* ---- total variation -------------------------------------------------------------------------------------------------------- */
+
+/* Tasks: rows. Each gradient is gathered from the pixel's four differences. */
+static void variation_row(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long row = j->first + task, y = row % j->H, W = j->W;
+    const float *x = j->a + row * W, f = j->factor;
+    const float *up = y ? x - W : x, *down = y + 1 < j->H ? x + W : x; /* itself: a difference of 0 */
+    float *dx = j->out + row * W;
+    double total = 0;
+    for (long i = 0; i < W; i++) {
+        const float left = i ? x[i - 1] : x[i], right = i + 1 < W ? x[i + 1] : x[i];
+        const float to_right = right - x[i], to_down = down[i] - x[i];
+        total += (double)to_right * to_right + (double)to_down * to_down;
+        dx[i] += f * (x[i] - left - to_right + (x[i] - up[i]) - to_down);
+    }
+    j->sums[task] = total;
+}
+
+double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx)
+{
+    job j;
+    j.a = x, j.out = dx, j.C = C, j.H = H, j.W = W, j.factor = (float)(2 * scale);
+    return scale * add_up(team, &j, C * H, variation_row);
+}

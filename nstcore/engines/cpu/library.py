@@ -1,0 +1,215 @@
+"""The native kernels (kernels/cpu), found, chosen and bound with ctypes.
+
+There is one library per instruction set, built from the same sources by setup.py. The best that this machine can run is
+taken; the environment variable NSTCORE_KERNELS names another one ("avx512", "avx2", "baseline"), or "numpy" for none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from ctypes import POINTER, Structure, c_char_p, c_double, c_float, c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+
+VARIABLE = "NSTCORE_KERNELS"
+INSTRUCTIONS = ("avx512", "avx2", "baseline")  # the best first
+NUMPY = "numpy"
+HERE = Path(__file__).resolve().parent
+MISSING = (
+    "the native kernels are missing (no working C compiler when nstcore was installed): computing in NumPy, some three "
+    "times slower; install gcc or clang, then nstcore again (in a checkout: delete .venv)"
+)
+STALE = (
+    "the native kernels were built from other sources than those in kernels/cpu: computing in NumPy, some three times "
+    "slower; install nstcore again (in a checkout: delete .venv, or python setup.py build_ext --inplace)"
+)
+
+
+class Floats:
+    """Argument type of a float32 array: checked here, because beyond this point nothing is."""
+
+    @classmethod
+    def from_param(cls, a: np.ndarray | None) -> c_void_p | None:
+        """The address of a C-contiguous float32 array; NULL for None."""
+        if a is None:
+            return None
+        if a.dtype != np.float32 or not a.flags.c_contiguous:
+            raise TypeError(f"expected a C-contiguous float32 array, got {a.dtype} with strides {a.strides}")
+        return c_void_p(a.ctypes.data)
+
+
+class Convolution(Structure):
+    """nst_conv"""
+
+    _fields_ = (
+        ("C", c_long),
+        ("K", c_long),
+        ("H", c_long),
+        ("W", c_long),
+        ("replicate", c_int),
+        ("filters", c_void_p),
+        ("plain", c_void_p),
+    )
+
+
+class Tap(Structure):
+    """nst_tap"""
+
+    _fields_ = (("S", c_void_p), ("target", c_void_p), ("scale", c_float))
+
+
+class First(Structure):
+    """nst_first"""
+
+    _fields_ = (
+        ("K", c_long),
+        ("H", c_long),
+        ("W", c_long),
+        ("replicate", c_int),
+        ("order", c_int * 3),
+        ("range", c_float),
+        ("mean", c_float * 3),
+        ("std", c_float * 3),
+    )
+
+
+POOLINGS = {"max": 0, "average": 1, "l2": 2}  # NST_MAX, NST_AVERAGE, NST_L2
+
+_team, _conv, _tap, _first = c_void_p, POINTER(Convolution), POINTER(Tap), POINTER(First)
+# Of each function of nst.h: the type of its result, then those of its arguments
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "build": (c_char_p,),
+    "supports": (c_int, c_char_p),
+    "team_new": (c_void_p, c_int),
+    "team_threads": (c_int, _team),
+    "team_free": (None, _team),
+    "transformed": (c_int, c_long),
+    "pack_transformed": (None, _team, Floats, c_long, c_long, c_int, Floats),
+    "pack_plain": (None, _team, Floats, c_long, c_long, c_int, Floats),
+    "conv_work": (c_long, _conv, c_int, c_int),
+    "conv_forward": (None, _team, _conv, Floats, Floats, Floats, Floats, Floats, c_int, Floats),
+    "conv_backward": (None, _team, _conv, Floats, Floats, c_int, _tap, Floats),
+    "first_planes": (c_long, _first),
+    "first_work": (c_long, _first, c_int),
+    "pack_first": (None, Floats, c_long, Floats, Floats),
+    "prepare": (None, _team, _first, Floats, Floats),
+    "first_forward": (None, _team, _first, Floats, Floats, Floats, Floats, Floats),
+    "first_backward": (None, _team, _first, Floats, Floats, Floats, Floats),
+    "pool_work": (c_long, c_long, c_long, c_int),
+    "pool_backward": (None, _team, c_int, Floats, Floats, c_long, c_long, c_long, _tap, Floats),
+    "tap_work": (c_long, c_long, c_int),
+    "tap_gradient": (None, _team, Floats, Floats, c_int, c_int, c_long, c_long, _tap, Floats),
+    "gram_work": (c_long, c_long),
+    "gram": (None, _team, Floats, c_long, c_long, Floats, Floats),
+    "pack_style": (None, _team, Floats, c_long, Floats),
+    "style": (c_double, _team, Floats, c_double, Floats, c_double, c_double, c_long, Floats),
+    "squared_distance": (c_double, _team, Floats, Floats, c_long),
+    "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, Floats),
+}
+
+
+class Library:
+    """One loaded library: every function of nst.h without its prefix, e.g. `library.gram`."""
+
+    def __init__(self, instructions: str, path: Path) -> None:
+        self.instructions = instructions
+        self._library = ctypes.CDLL(str(path))
+        for name, (result, *arguments) in _FUNCTIONS.items():
+            function = getattr(self._library, f"nst_{name}")
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Any:  # for type checkers: the functions are set above
+        raise AttributeError(name)
+
+
+class Crew:
+    """The threads of a library."""
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self._free = library.team_free
+        self.pointer = library.team_new(threads)
+        if not self.pointer:
+            raise MemoryError("a team of threads could not be made")
+        self.threads = library.team_threads(self.pointer)
+
+    def __del__(self) -> None:
+        if getattr(self, "pointer", None):
+            self._free(self.pointer)
+
+
+def sources_hash(folder: Path) -> str | None:
+    """As setup.py computes it; None where the sources are not there."""
+    files = sorted(folder.glob("*.[ch]"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources() -> Path:
+    """kernels/cpu in a checkout, or where a wheel puts it."""
+    package = HERE.parents[1]
+    beside = package.parent / "kernels" / "cpu"
+    return beside if beside.is_dir() else package / "_kernels" / "cpu"
+
+
+@cache
+def _load(instructions: str) -> Library | None:
+    path = HERE / f"libnst_{instructions}.so"
+    if not path.is_file():
+        return None
+    try:
+        return Library(instructions, path)
+    except (OSError, AttributeError):  # of another machine, or of another version
+        return None
+
+
+@cache
+def _stale() -> bool:
+    library, expected = _load("baseline"), sources_hash(_sources())
+    return library is not None and expected is not None and library.build().decode() != expected
+
+
+def available() -> tuple[str, ...]:
+    """The instruction sets that are built and that this machine has, the best first."""
+    baseline = _load("baseline")
+    if baseline is None or _stale():
+        return ()
+    return tuple(i for i in INSTRUCTIONS if baseline.supports(i.encode()) and _load(i) is not None)
+
+
+def choose(kernels: str | None = None) -> tuple[Library | None, str | None]:
+    """The library to use, or None for the NumPy form; and a line to tell the user where that was not their choice.
+
+    Parameters
+    ----------
+    kernels : str, optional
+        An instruction set or "numpy"; the environment's, or else the best, if not given.
+
+    Raises
+    ------
+    DeviceError
+        For an instruction set that is not there.
+    """
+    wanted = kernels or os.environ.get(VARIABLE) or None
+    if wanted == NUMPY:
+        return None, None
+    found = available()
+    if wanted is not None:
+        if wanted not in found:
+            have = ", ".join((*found, NUMPY))
+            raise DeviceError(f"{VARIABLE}: expected one of {have} on this machine, got {wanted!r}")
+        return _load(wanted), None
+    if not found:
+        return None, STALE if _stale() else MISSING
+    return _load(found[0]), None
