@@ -25,7 +25,8 @@ struct nst_team {
     int threads;
     pid_t process; /* a forked child has none of its parent's threads */
     pthread_t *others;
-    pthread_mutex_t lock;
+    pthread_mutex_t in_use; /* held by the caller whose job the team is on */
+    pthread_mutex_t lock;   /* of the two conditions */
     pthread_cond_t wake, done;
     share *shares;
     nst_task *task;
@@ -88,8 +89,8 @@ static void *worker_main(void *argument)
 
 void team_run(nst_team *t, long n, nst_task *task, void *job)
 {
-    if (t->threads == 1 || n <= 1 || getpid() != t->process) {
-        for (long i = 0; i < n; i++) task(job, i, 0);
+    if (t->threads == 1 || n <= 1 || getpid() != t->process || pthread_mutex_trylock(&t->in_use)) {
+        for (long i = 0; i < n; i++) task(job, i, 0); /* another caller's job is on: this one goes on alone */
         return;
     }
     t->task = task;
@@ -110,6 +111,7 @@ void team_run(nst_team *t, long n, nst_task *task, void *job)
         while (atomic_load(&t->busy)) pthread_cond_wait(&t->done, &t->lock);
         pthread_mutex_unlock(&t->lock);
     }
+    pthread_mutex_unlock(&t->in_use);
 }
 
 int team_threads(const nst_team *t) { return t->threads; }
@@ -128,6 +130,7 @@ nst_team *nst_team_new(int threads)
         free(t);
         return NULL;
     }
+    pthread_mutex_init(&t->in_use, NULL);
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
     pthread_cond_init(&t->done, NULL);
@@ -159,6 +162,7 @@ void nst_team_free(nst_team *t)
         pthread_mutex_unlock(&t->lock);
         for (int i = 1; i < t->threads; i++) pthread_join(t->others[i], NULL);
     }
+    pthread_mutex_destroy(&t->in_use);
     pthread_mutex_destroy(&t->lock);
     pthread_cond_destroy(&t->wake);
     pthread_cond_destroy(&t->done);
