@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define ROWS (VN == 16 ? 8 : 4) /* of the micro-kernel: ROWS * 2 accumulators */
-#define STRIP 128               /* columns of a task */
+#define STRIP 64                /* columns of a task */
 #define SLAB 128                /* positions taken at a time: NP columns of them stay in the first-level cache */
 
 typedef struct {
@@ -19,9 +19,15 @@ typedef struct {
     long C, M, shares, strips;
 } job;
 
-static long shares(long C) { return C >= 512 ? 4 : C >= 256 ? 8 : C >= 128 ? 16 : 32; }
+static long most_shares(long C) { return C >= 512 ? 4 : C >= 256 ? 8 : C >= 128 ? 16 : 32; }
 
-long nst_gram_work(long C) { return shares(C) * C * C; }
+static long shares(long C, long M)
+{
+    const long n = M / (2 * SLAB), most = most_shares(C);
+    return n < 1 ? 1 : n < most ? n : most;
+}
+
+long nst_gram_work(long C) { return most_shares(C) * C * C; }
 
 /* g[i][k] += sum_p F[i][p] F[k][p] for m rows i and one or two vectors of columns k, over n positions;
  * `ahead` floats further on lies what a later call reads */
@@ -69,30 +75,35 @@ static void sum_share(void *argument, long task, int worker)
     }
 }
 
-/* Tasks: rows of G */
-static void add_shares(void *argument, long i, int worker)
+/* Tasks: 16 rows of G, from the diagonal on */
+static void add_shares(void *argument, long rows, int worker)
 {
     (void)worker;
     const job *j = argument;
     const long C = j->C;
-    for (long k = i; k < C; k++) {
-        float sum = 0;
-        for (long s = 0; s < j->shares; s++) sum += j->partial[(s * C + i) * C + k];
-        j->G[i * C + k] = sum;
-    }
+    for (long i = rows * CB; i < (rows + 1) * CB; i++)
+        for (long k = rows * CB; k < C; k += VN) {
+            vf sum = LOAD(j->partial + i * C + k);
+            for (long s = 1; s < j->shares; s++) sum += LOAD(j->partial + (s * C + i) * C + k);
+            STORE_ANY(j->G + i * C + k, sum);
+        }
 }
 
-static void mirror(void *argument, long i, int worker)
+/* Tasks: 16 rows of G, up to the diagonal, in blocks of 16 x 16 */
+static void mirror(void *argument, long rows, int worker)
 {
     (void)worker;
     const job *j = argument;
-    for (long k = 0; k < i; k++) j->G[i * j->C + k] = j->G[k * j->C + i];
+    const long C = j->C;
+    for (long columns = 0; columns <= rows; columns++)
+        for (long i = rows * CB; i < (rows + 1) * CB; i++)
+            for (long k = columns * CB; k < (columns + 1) * CB && k < i; k++) j->G[i * C + k] = j->G[k * C + i];
 }
 
 void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work)
 {
-    job j = {F, G, work, C, M, shares(C), (C + STRIP - 1) / STRIP};
+    job j = {F, G, work, C, M, shares(C, M), (C + STRIP - 1) / STRIP};
     team_run(team, j.shares * j.strips, sum_share, &j);
-    team_run(team, C, add_shares, &j);
-    team_run(team, C, mirror, &j);
+    team_run(team, C / CB, add_shares, &j);
+    team_run(team, C / CB, mirror, &j);
 }

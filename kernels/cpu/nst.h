@@ -49,8 +49,8 @@ typedef struct {
 
 enum { NST_MAX, NST_AVERAGE, NST_L2 };
 
-/* Whether the filters for C channels are transformed once (1, 36 C K floats) or on the way (0, 9 C K floats) */
-NST_API int nst_transformed(long C);
+/* Whether the filters of C -> K are transformed once (1, 36 C K floats) or on the way (0, 9 C K floats) */
+NST_API int nst_transformed(long C, long K);
 /* w (K, C, 3, 3), or with `turned` w (C, K, 3, 3), into the order in which the kernels read it */
 NST_API void nst_pack_transformed(nst_team *team, const float *w, long K, long C, int turned, float *out);
 NST_API void nst_pack_plain(nst_team *team, const float *w, long K, long C, int turned, float *out);
@@ -101,7 +101,7 @@ NST_API long nst_gram_work(long C);
 NST_API void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work);
 /* S = dG + dG^T for nst_tap */
 NST_API void nst_pack_style(nst_team *team, const float *dG, long C, float *S);
-/* ops.style_forward and ops.style_backward: returns the loss, dG (C, C) receives its gradient */
+/* ops.style_forward and ops.style_backward: returns the loss; dG (C, C), which may be G, receives its gradient */
 NST_API double nst_style(nst_team *team, const float *G, double M, const float *A, double M_style, double scale, long C,
                          float *dG);
 /* ops.content_forward with scale 1: sum (a - b)^2 of n floats, or sum a^2 where b is NULL */

@@ -77,18 +77,20 @@ static void style_piece(void *argument, long task, int worker)
     job *j = argument;
     const long start = (j->first + task) * PIECE, end = start + PIECE < j->n ? start + PIECE : j->n;
     const float a = (float)j->scale_a, b = (float)j->scale_b, factor = j->factor;
+    vf sum = {0};
     double total = 0;
-    for (long i = start; i < end; i += 64) { /* short sums in float32, for the compiler to vectorise */
-        const long stop = i + 64 < end ? i + 64 : end;
-        float sum = 0;
-        for (long q = i; q < stop; q++) {
-            float d = j->a[q] * a - j->b[q] * b;
-            j->out[q] = factor * d;
-            sum += d * d;
-        }
-        total += sum;
+    long i = start;
+    for (; i + VN <= end; i += VN) {
+        const vf d = LOAD_ANY(j->a + i) * a - LOAD_ANY(j->b + i) * b;
+        STORE_ANY(j->out + i, factor * d);
+        sum += d * d;
     }
-    j->sums[task] = total;
+    for (; i < end; i++) {
+        const float d = j->a[i] * a - j->b[i] * b;
+        j->out[i] = factor * d;
+        total += (double)d * d;
+    }
+    j->sums[task] = total + sum_of(sum);
 }
 
 double nst_style(nst_team *team, const float *G, double M, const float *A, double M_style, double scale, long C, float *dG)
@@ -110,14 +112,24 @@ static void variation_row(void *argument, long task, int worker)
     const float *x = j->a + row * W, f = j->factor;
     const float *up = y ? x - W : x, *down = y + 1 < j->H ? x + W : x; /* itself: a difference of 0 */
     float *dx = j->out + row * W;
+    vf sum = {0};
     double total = 0;
-    for (long i = 0; i < W; i++) {
-        const float left = i ? x[i - 1] : x[i], right = i + 1 < W ? x[i + 1] : x[i];
-        const float to_right = right - x[i], to_down = down[i] - x[i];
-        total += (double)to_right * to_right + (double)to_down * to_down;
-        dx[i] += f * (x[i] - left - to_right + (x[i] - up[i]) - to_down);
+    for (long i = 0; i < W;) {
+        if (i > 0 && i + VN < W) {
+            const vf at = LOAD_ANY(x + i), right = LOAD_ANY(x + i + 1) - at, below = LOAD_ANY(down + i) - at;
+            const vf left = at - LOAD_ANY(x + i - 1), above = at - LOAD_ANY(up + i);
+            sum += right * right + below * below;
+            STORE_ANY(dx + i, LOAD_ANY(dx + i) + f * (left - right + above - below));
+            i += VN;
+            continue;
+        }
+        const float right = i + 1 < W ? x[i + 1] - x[i] : 0, left = i ? x[i] - x[i - 1] : 0;
+        const float below = down[i] - x[i], above = x[i] - up[i];
+        total += (double)right * right + (double)below * below;
+        dx[i] += f * (left - right + above - below);
+        i++;
     }
-    j->sums[task] = total;
+    j->sums[task] = total + sum_of(sum);
 }
 
 double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx)

@@ -40,6 +40,16 @@ INLINE void output_transform(const vf m[WINDOW], vf y[TILE])
     y[3] = difference + 8.f * difference2 + m[5];
 }
 
+/* One row of G g */
+INLINE vf filter_row(const int row, vf g0, vf g1, vf g2)
+{
+    if (row == 0) return 0.25f * g0;
+    if (row == 5) return g2;
+    vf ends = row <= 2 ? (g0 + g2) * (-1.f / 6) : (g0 + 4.f * g2) * (1.f / 24);
+    vf middle = g1 * (row <= 2 ? -1.f / 6 : 1.f / 12);
+    return row % 2 ? ends + middle : ends - middle;
+}
+
 /* u = G g, 3 -> 6 */
 INLINE void filter_transform(const vf g[3], vf u[WINDOW])
 {

@@ -30,7 +30,7 @@
 static long ceil_div(long a, long b) { return (a + b - 1) / b; }
 static long round_up(long a, long b) { return ceil_div(a, b) * b; }
 
-int nst_transformed(long C) { return C <= 256; }
+int nst_transformed(long C, long K) { return C <= 256 && K <= 256; }
 
 /* ---- plans ---------------------------------------------------------------------------------------------------- */
 
@@ -53,7 +53,7 @@ static plan make_plan(const nst_conv *c, int threads)
     p.tile_rows = ceil_div(c->H, TILE);
     p.tile_columns = ceil_div(c->W, TILE);
     p.tiles = p.tile_rows * p.tile_columns;
-    p.shared = !nst_transformed(c->C);
+    p.shared = !nst_transformed(c->C, c->K);
     long most = p.shared ? shared_tiles(c->C) : c->C < 128 ? 56 : 28;
     if (p.shared) {
         /* a part is what a worker takes of a block; more parts where 32 filters each would leave workers idle */
@@ -74,7 +74,7 @@ static plan make_plan(const nst_conv *c, int threads)
     p.v_size = round_up(FREQUENCIES * p.v_frequency + 2 * PM * CB, LINE);
     p.m_size = round_up(FREQUENCIES * p.m_frequency, LINE);
     p.u_frequency = c->C * KB + LINE;
-    p.u_size = p.shared ? 2 * WINDOW * p.u_frequency : 0;
+    p.u_size = p.shared ? WINDOW * p.u_frequency : 0;
     p.add_block = p.block * TILE * TILE * CB;
     p.add_size = p.add_block * (c->K / CB);
     long edges = c->H > c->W ? c->H : c->W;
@@ -317,43 +317,32 @@ static void shared_input(void *argument, long task, int worker)
     style_gradient(j, t, stretch(j, t, j->block_end), t - j->block_start, j->add);
 }
 
-/* U for 32 filters and the 12 frequencies of two rows of G g, which share their sums: rows 0 and 5, 1 and 2, 3 and 4.
- * From plain [C][9][KB] to [12][KB/NP][C][NP], frequencies `stride` floats apart. */
-INLINE void transform_pair(const int pair, const float *plain, long C, float *U, long stride)
+/* Row `row` of U = G g G^T for 32 filters: from plain [C][9][KB] to [6][KB/NP][C][NP], frequencies `stride` floats
+ * apart */
+INLINE void transform_row(const int row, const float *plain, long C, float *U, long stride)
 {
     for (long c = 0; c < C; c++, plain += 9 * KB)
         for (int h = 0; h < KB; h += VN) {
             float *to = U + (h / NP * C + c) * NP + h % NP;
-            vf t[3], b[3], u[WINDOW];
+            vf t[3], u[WINDOW];
             UNROLL for (int s = 0; s < 3; s++) {
                 const float *g = plain + s * KB + h;
-                vf g0 = LOAD(g), g2 = LOAD(g + 6 * KB);
-                if (pair == 0) {
-                    t[s] = 0.25f * g0;
-                    b[s] = g2;
-                } else {
-                    vf g1 = LOAD(g + 3 * KB);
-                    vf ends = pair == 1 ? (g0 + g2) * (-1.f / 6) : (g0 + 4.f * g2) * (1.f / 24);
-                    vf middle = g1 * (pair == 1 ? -1.f / 6 : 1.f / 12);
-                    t[s] = ends + middle;
-                    b[s] = ends - middle;
-                }
+                t[s] = filter_row(row, LOAD(g), LOAD(g + 3 * KB), LOAD(g + 6 * KB));
             }
             filter_transform(t, u);
             UNROLL for (int s = 0; s < WINDOW; s++) STORE(to + s * stride, u[s]);
-            filter_transform(b, u);
-            UNROLL for (int s = 0; s < WINDOW; s++) STORE(to + (WINDOW + s) * stride, u[s]);
         }
 }
 
-static const int PAIRS[3][2] = {{0, 5}, {1, 2}, {3, 4}};
-
-static void transform_filters(int pair, const float *plain, long C, float *U, long stride)
+static void transform_filters(int row, const float *plain, long C, float *U, long stride)
 {
-    switch (pair) {
-    case 0: transform_pair(0, plain, C, U, stride); break;
-    case 1: transform_pair(1, plain, C, U, stride); break;
-    default: transform_pair(2, plain, C, U, stride); break;
+    switch (row) { /* a function for each, so that nothing is decided within the loop */
+    case 0: transform_row(0, plain, C, U, stride); break;
+    case 1: transform_row(1, plain, C, U, stride); break;
+    case 2: transform_row(2, plain, C, U, stride); break;
+    case 3: transform_row(3, plain, C, U, stride); break;
+    case 4: transform_row(4, plain, C, U, stride); break;
+    default: transform_row(5, plain, C, U, stride); break;
     }
 }
 
@@ -367,12 +356,10 @@ static void shared_filters(void *argument, long task, int worker)
     const float *plain = j->c->filters + kb * C * 9 * KB, *V = j->V + (start - j->block_start) * CB;
     const long bytes = C * 9 * KB * (long)sizeof *plain;
     const float *ahead = plain + C * 9 * KB; /* the next 32 filters */
-    for (int pair = 0; pair < 3; pair++) {
-        transform_filters(pair, plain, C, U, j->p.u_frequency);
-        for (int s = 0; s < 2 * WINDOW; s++) {
-            const long f = PAIRS[pair][s / WINDOW] * WINDOW + s % WINDOW;
-            const int t = s + 1 < 2 * WINDOW ? s + 1 : 0, p = t ? pair : (pair + 1) % 3;
-            const long next = PAIRS[p][t / WINDOW] * WINDOW + t % WINDOW;
+    for (int row = 0; row < WINDOW; row++) {
+        transform_filters(row, plain, C, U, j->p.u_frequency);
+        for (int s = 0; s < WINDOW; s++) {
+            const long f = row * WINDOW + s, next = (f + 1) % FREQUENCIES;
             gemm(V + f * j->p.v_frequency, j->p.v_block, U + s * j->p.u_frequency, NP, C * NP, M + f * j->p.m_frequency,
                  j->p.m_block, end - start, C, KB, V + next * j->p.v_frequency, (const char *)ahead,
                  bytes / FREQUENCIES);

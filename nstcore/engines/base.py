@@ -85,7 +85,7 @@ class Network(ABC):
 
     @abstractmethod
     def gram(self, tap: str) -> Any:
-        """G = F F^T (N, N) of a tap, divided by nothing; a new array of the engine."""
+        """G = F F^T (N, N) of a tap, divided by nothing; an array of the engine that the tap's next one may reuse."""
 
     @abstractmethod
     def keep(self, tap: str) -> Any:
@@ -151,7 +151,7 @@ class Engine(ABC):
         return np.array(a)
 
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
-        """Style loss of one layer and its gradient dG: `ops.style_forward`, `ops.style_backward`."""
+        """Style loss of one layer and its gradient dG, which may take G's place: `ops.style_forward`, `.._backward`."""
         return ops.style_forward(G, M, A, M_style, scale), ops.style_backward(G, M, A, M_style, scale)
 
     def squared_sum(self, a: Any) -> float:

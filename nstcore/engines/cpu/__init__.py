@@ -65,8 +65,7 @@ class CpuEngine(Engine):
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         if self.library is None:
             return super().style_term(G, M, A, M_style, scale)
-        dG = np.empty_like(G)
-        return self.library.style(self.crew.pointer, G, M, A, M_style, scale, len(G), dG), dG
+        return self.library.style(self.crew.pointer, G, M, A, M_style, scale, len(G), G), G
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
         if self.library is None:

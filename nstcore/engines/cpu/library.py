@@ -22,14 +22,15 @@ VARIABLE = "NSTCORE_KERNELS"
 INSTRUCTIONS = ("avx512", "avx2", "baseline")  # the best first
 NUMPY = "numpy"
 HERE = Path(__file__).resolve().parent
+# What may be wrong, and the way out
 MISSING = (
-    "the native kernels are missing (no working C compiler when nstcore was installed): computing in NumPy, some three "
-    "times slower; install gcc or clang, then nstcore again (in a checkout: delete .venv)"
+    "the native kernels are missing (no working C compiler when nstcore was installed); install gcc or clang, then "
+    "nstcore again (in a checkout: delete .venv)"
 )
-STALE = (
-    "the native kernels were built from other sources than those in kernels/cpu: computing in NumPy, some three times "
-    "slower; install nstcore again (in a checkout: delete .venv, or python setup.py build_ext --inplace)"
-)
+STALE = "were built from other sources than those in kernels/cpu"
+UNLOADABLE = "cannot be loaded"
+AGAIN = "install nstcore again (in a checkout: delete .venv, or python setup.py build_ext --inplace)"
+SLOWER = "in NumPy, some three times slower"
 
 
 class Floats:
@@ -90,7 +91,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "team_new": (c_void_p, c_int),
     "team_threads": (c_int, _team),
     "team_free": (None, _team),
-    "transformed": (c_int, c_long),
+    "transformed": (c_int, c_long, c_long),
     "pack_transformed": (None, _team, Floats, c_long, c_long, c_int, Floats),
     "pack_plain": (None, _team, Floats, c_long, c_long, c_int, Floats),
     "conv_work": (c_long, _conv, c_int, c_int),
@@ -157,35 +158,43 @@ def sources_hash(folder: Path) -> str | None:
 
 
 def _sources() -> Path:
-    """kernels/cpu in a checkout, or where a wheel puts it."""
+    """Where a wheel puts kernels/cpu, or kernels/cpu of a checkout."""
     package = HERE.parents[1]
-    beside = package.parent / "kernels" / "cpu"
-    return beside if beside.is_dir() else package / "_kernels" / "cpu"
+    inside = package / "_kernels" / "cpu"
+    return inside if inside.is_dir() else package.parent / "kernels" / "cpu"
 
 
 @cache
-def _load(instructions: str) -> Library | None:
-    path = HERE / f"libnst_{instructions}.so"
-    if not path.is_file():
-        return None
-    try:
-        return Library(instructions, path)
-    except (OSError, AttributeError):  # of another machine, or of another version
-        return None
-
-
-@cache
-def _stale() -> bool:
-    library, expected = _load("baseline"), sources_hash(_sources())
-    return library is not None and expected is not None and library.build().decode() != expected
+def _libraries() -> tuple[dict[str, Library], str | None]:
+    """The libraries that this machine can run, the best first; and what is wrong where a better one should be."""
+    usable: dict[str, Library] = {}
+    problem, current = None, sources_hash(_sources())
+    for instructions in reversed(INSTRUCTIONS):
+        path, baseline = HERE / f"libnst_{instructions}.so", usable.get("baseline")
+        # The baseline runs anywhere, and knows what this machine has
+        runs = instructions == "baseline" or (baseline is not None and baseline.supports(instructions.encode()))
+        if not (runs and path.is_file()):
+            continue
+        try:
+            library = Library(instructions, path)
+            wrong = STALE if current not in (None, library.build().decode()) else None
+        except AttributeError:  # it lacks a function of nst.h
+            wrong = STALE
+        except OSError as error:  # damaged, or of another machine
+            wrong = f"{UNLOADABLE} ({error})"
+        if wrong is None:
+            usable[instructions] = library
+            problem = None
+        else:
+            problem = f"the native {instructions} kernels {wrong}; {AGAIN}"
+    if not usable and problem is None:
+        problem = MISSING
+    return dict(reversed(usable.items())), problem
 
 
 def available() -> tuple[str, ...]:
     """The instruction sets that are built and that this machine has, the best first."""
-    baseline = _load("baseline")
-    if baseline is None or _stale():
-        return ()
-    return tuple(i for i in INSTRUCTIONS if baseline.supports(i.encode()) and _load(i) is not None)
+    return tuple(_libraries()[0])
 
 
 def choose(kernels: str | None = None) -> tuple[Library | None, str | None]:
@@ -204,12 +213,13 @@ def choose(kernels: str | None = None) -> tuple[Library | None, str | None]:
     wanted = kernels or os.environ.get(VARIABLE) or None
     if wanted == NUMPY:
         return None, None
-    found = available()
+    usable, problem = _libraries()
     if wanted is not None:
-        if wanted not in found:
-            have = ", ".join((*found, NUMPY))
-            raise DeviceError(f"{VARIABLE}: expected one of {have} on this machine, got {wanted!r}")
-        return _load(wanted), None
-    if not found:
-        return None, STALE if _stale() else MISSING
-    return _load(found[0]), None
+        if wanted not in usable:
+            have, why = ", ".join((*usable, NUMPY)), f": {problem}" if problem else ""
+            raise DeviceError(f"{VARIABLE}: expected one of {have} on this machine, got {wanted!r}{why}")
+        return usable[wanted], None
+    if not usable:
+        return None, f"computing {SLOWER}: {problem}"
+    best = next(iter(usable.values()))
+    return best, problem and f"computing with the {best.instructions} kernels: {problem}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import ops
+from ... import ops, vgg
 from ...pretrained.weights import Weights
 from ...vgg import Step
 from ..base import Network, TapGradient
@@ -51,7 +51,7 @@ class NativeNetwork(Network):
                 arena.add(f"{step.name}:forward", (27, K), np.float32)
                 arena.add(f"{step.name}:backward", (K, 32), np.float32)
                 continue
-            transformed, turned = (36 if self.library.transformed(channels) else 9 for channels in (C, K))
+            transformed, turned = (36 if self.library.transformed(*pair) else 9 for pair in ((C, K), (K, C)))
             arena.add(f"{step.name}:forward", (transformed, C, K), np.float32)
             arena.add(f"{step.name}:backward", (turned, K, C), np.float32)
             if replicate and turned == 36:
@@ -120,6 +120,9 @@ class NativeNetwork(Network):
                 pair = self._convolution(step, h, w, False), self._convolution(step, h, w, True)
                 convolutions[step.name] = pair
                 work = max(work, *(library.conv_work(c, back, threads) for back, c in enumerate(pair)))
+        for tap in self.taps:
+            N = self.shapes(height, width)[vgg.find(self.weights.architecture, tap).output][0]
+            arena.add(f"{tap}:gram", (N, N), np.float32)
         widest = max(step.out_channels for step in self.steps)
         arena.add("style", (widest, widest), np.float32)
         arena.add("work", (work,), np.float32)
@@ -237,10 +240,8 @@ class NativeNetwork(Network):
         return math.prod(self.buffers[tap].shape[1:3])
 
     def gram(self, tap: str) -> np.ndarray:
-        F = self._tapped(tap)
-        N = len(F) * CB
-        G = np.empty((N, N), np.float32)
-        self.library.gram(self.crew.pointer, F, N, self.positions(tap), G, self.buffers["work"])
+        F, G = self._tapped(tap), self.buffers[f"{tap}:gram"]
+        self.library.gram(self.crew.pointer, F, len(G), self.positions(tap), G, self.buffers["work"])
         return G
 
     def keep(self, tap: str) -> np.ndarray:
