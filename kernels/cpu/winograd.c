@@ -9,9 +9,9 @@
  *
  * Two plans, by what the caches can hold:
  *
- *   few channels     A block is one worker's own, small enough for its second-level cache. Filters are transformed once,
+ *   up to 256 ch.    A block is one worker's own, small enough for its second-level cache. Filters are transformed once,
  *                    when they are packed, and stream through.
- *   many channels    V of a larger block is shared by all workers. Each takes 32 filters at a time, transforms them on
+ *   512 channels     V of a larger block is shared by all workers. Each takes 32 filters at a time, transforms them on
  *                    the way (a quarter of the memory to hold and to stream), and keeps their M to itself.
  *
  * Backward is the same convolution with the filters turned by 180 degrees and C, K exchanged. The gradient overwrites

@@ -1,0 +1,282 @@
+"""The benchmark: what it counts, that its tables are whole, and that it writes only where it may."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import bench
+import bench_common
+import numpy as np
+import pytest
+from bench_flops import convolution, work
+from bench_ladder import im2col_backward, im2col_forward
+from conftest import ROOT
+from gradcheck import relative_error
+
+from nstcore import ops, vgg
+from nstcore.engines.cpu import library
+from nstcore.errors import OptionError, RunError
+
+try:
+    import torch  # noqa: F401
+except ImportError:
+    TORCH = False
+else:
+    TORCH = True
+needs_torch = pytest.mark.skipif(not TORCH, reason="PyTorch is not installed: nothing to compare with")
+needs_kernels = pytest.mark.skipif(not library.available(), reason="the native kernels are not built")
+TEXT = "# Title\n\nBefore.\n\n<!-- bench:{0} -->\nold table\n<!-- /bench:{0} -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the tool as its users do: run(*arguments, torch=False) hides PyTorch. No weights are in the cache."""
+
+    def start(*arguments, torch=False):
+        environment = {**os.environ, "NSTCORE_HOME": str(tmp_path)}
+        if not torch:
+            (tmp_path / "torch.py").write_text("raise ImportError")
+            environment["PYTHONPATH"] = str(tmp_path)
+        command = [sys.executable, str(ROOT / "tools" / "bench.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+    return start
+
+
+def table(done):
+    """The rows of the table that was printed, by column."""
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip("|").split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def prose(done):
+    """What was printed, on one line."""
+    return " ".join(done.stdout.split())
+
+
+def numbers(rows, *columns):
+    """Figures of these columns, which must be finite and above 0."""
+    values = [float(row[column]) for row in rows for column in columns]
+    assert values
+    assert all(math.isfinite(v) and v > 0 for v in values), values
+    return values
+
+
+# -- the work ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "gflop"), [(256, 94.7), (512, 378.7), (1024, 1514.8)])
+def test_the_convolutions_of_a_step_are_counted_in_direct_form(size, gflop):
+    assert round(work("vgg19", size, size).direct / 1e9, 1) == gflop
+
+
+def test_gram_matrices_in_full_and_their_gradients_are_18_gflop_at_512():
+    assert 2 * work("vgg19", 512, 512).gram_gradient / 1e9 == pytest.approx(18.3, abs=0.05)
+
+
+def test_the_gram_matrices_count_half_of_the_product():
+    counted = work("vgg19", 256, 256)
+    assert 0.5 < counted.gram / counted.gram_gradient < 0.51
+
+
+def test_winograd_multiplies_a_quarter_but_in_the_first_layer():
+    counted = work("vgg19", 256, 256)
+    assert 4 * counted.winograd == counted.direct - counted.first
+    assert counted.limit == counted.first + counted.winograd + counted.gram + counted.gram_gradient
+
+
+def test_a_tile_over_the_edge_is_multiplied_whole():
+    step = vgg.find("vgg19", "conv2_1")  # 64 -> 128 channels at half the size: 5x9 outputs in 2x3 tiles
+    assert convolution(step, 10, 18) == (2 * 9 * 64 * 128 * 5 * 9, 2 * 36 * 64 * 128 * 2 * 3)
+
+
+# -- the rung that exists only here -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["zero", "replicate"])
+def test_im2col_is_the_convolution_of_the_book(padding):
+    rng = np.random.default_rng(0)
+    x, w, b, dy = (rng.standard_normal(shape) for shape in ((3, 7, 5), (4, 3, 3, 3), (4,), (4, 7, 5)))
+    assert relative_error(im2col_forward(x, w, b, padding), ops.conv_forward(x, w, b, padding)) < 1e-14
+    assert relative_error(im2col_backward(dy, w, padding), ops.conv_backward(dy, w, padding)) < 1e-14
+
+
+# -- turns ------------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_take_turns(monkeypatch):
+    monkeypatch.setattr(bench_common, "PAUSE", 0.0)
+    calls = []
+    seconds = bench_common.interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 3)
+    assert "".join(calls) == "ab" + 3 * "aabb"  # first calls, then in every turn an untimed one and a timed one
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize("loss", [1.01, math.nan])
+def test_programs_with_different_losses_are_not_compared(loss):
+    bench_common.check_agreement({"one": lambda: 1.0, "another": lambda: 1.0001})
+    with pytest.raises(RunError, match="another: expected the loss 1 of one"):
+        bench_common.check_agreement({"one": lambda: 1.0, "another": lambda: loss})
+
+
+# -- tables, without PyTorch ------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_measured_beside_its_limit(run):
+    done = run("step", "--sizes", "64,48", "--rounds", "1", "--threads", "1")
+    rows = table(done)
+    assert [row["size"] for row in rows] == ["64x64", "64x64", "48x48", "48x48"]
+    assert rows[0]["form"].startswith("nstcore cpu (")
+    assert rows[1]["form"].startswith("limit: 1.7 GFLOP at ")
+    numbers(rows, "median, ms", "relative to nstcore")
+    numbers(rows[::2], "fastest, ms")
+    assert "PyTorch is not installed" in prose(done)
+    assert "random VGG19" in prose(done)
+    assert "`python tools/bench.py step --sizes 64,48 --threads 1 --rounds 1`" in prose(done)
+
+
+@needs_kernels
+def test_every_pass_of_every_layer_is_measured(run):
+    rows = table(run("layers", "--sizes", "64", "--rounds", "2"))
+    found = {(row["layer"], row["pass"].split()[0]): row for row in rows if row["pass"]}
+    steps = vgg.steps_for("vgg19", ["relu5_1"])
+    assert {(s.name, p) for s in steps for p in ("forward", "backward")} <= found.keys()
+    convolutions = [row for (layer, _), row in found.items() if layer.startswith("conv")]
+    numbers(convolutions, "ms", "GFLOP/s direct", "GFLOP/s Winograd")
+    assert found["conv1_2", "forward"]["pass"] == "forward + pool1"
+    assert found["conv4_2", "backward"]["pass"] == "backward + losses at relu4_1"
+    parts = sum(float(row["ms"]) for row in rows if row["ms"] != "-" and row["pass"] != "both")
+    assert parts == pytest.approx(float(found["the whole step", "both"]["ms"]), rel=0.3)  # medians of each
+
+
+def test_memory_is_that_of_a_process_of_its_own(run):
+    rows = table(run("memory", "--sizes", "64,96"))
+    assert [row["form"] for row in rows] == ["nstcore", "nstcore"]
+    peaks, before = numbers(rows, "peak RSS, MB"), numbers(rows, "before the run, MB")
+    assert all(b + 50 < p for b, p in zip(before, peaks, strict=True))  # the filters alone are 52 MB
+
+
+def test_the_ladder_has_every_rung_and_each_names_code_that_is_there(run):
+    rows = table(run("ladder", "--size", "32", "--rounds", "1"))
+    assert len(rows) == 3 + len(library.available())
+    assert all((ROOT / row["code"]).is_file() for row in rows)
+    numbers(rows, "step, ms", "times as fast as the first")
+
+
+def test_scaling_is_relative_to_the_first_size(run):
+    rows = table(run("scaling", "--sizes", "48,64", "--rounds", "1"))
+    ratios = numbers(rows, "relative to 48x48")
+    assert ratios[0] == 1
+    per_pixel = numbers(rows, "ms per megapixel")
+    assert per_pixel[1] / per_pixel[0] == pytest.approx(ratios[1], rel=0.01)
+
+
+@pytest.mark.skipif("avx2" not in library.available(), reason="the avx2 kernels are not built, or not for this machine")
+def test_both_sides_can_be_kept_to_an_instruction_set(run):
+    done = run("step", "--sizes", "32", "--rounds", "1", "--instructions", "avx2")
+    assert "native avx2" in table(done)[0]["form"]
+    assert "native avx2 kernels" in prose(done)
+
+
+# -- tables, beside PyTorch -------------------------------------------------------------------------------------------
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.slow(reason="compiles for a minute"))]
+)
+def test_a_step_is_measured_beside_every_form_of_pytorch(run, compiled):
+    arguments = ["step", "--sizes", "64", "--rounds", "1", *([] if compiled else ["--no-compile"])]
+    done = run(*arguments, torch=True)
+    forms = [row["form"] for row in table(done)]
+    assert forms[1:3] == ["PyTorch eager, NCHW", "PyTorch eager, channels_last"]
+    for layout in ("NCHW", "channels_last"):
+        form = f"PyTorch torch.compile, {layout}"
+        assert (form in forms or f"{form}: not measured" in prose(done)) == compiled
+    numbers(table(done), "median, ms", "relative to nstcore")
+
+
+@needs_torch
+@needs_kernels
+def test_every_layer_is_measured_beside_pytorchs(run):
+    rows = table(run("layers", "--sizes", "64", "--rounds", "1", torch=True))
+    layers = [row for row in rows if row["layer"].startswith(("conv", "pool", "all"))]
+    numbers(layers, "PyTorch, ms")
+    numbers([row for row in layers if row["ms"] != "-"], "relative to nstcore")
+
+
+@needs_torch
+def test_memory_is_relative_to_pytorchs_better_form(run):
+    rows = table(run("memory", "--sizes", "64", torch=True))
+    assert [row["form"] for row in rows] == ["nstcore", "PyTorch eager, NCHW", "PyTorch eager, channels_last"]
+    ratios = numbers(rows, "relative to PyTorch's better")
+    assert min(ratios[1:]) == 1
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_replaces_what_is_between_its_markers_and_nothing_else(run, tmp_path):
+    path = tmp_path / "copy.md"
+    path.write_text(TEXT.format("scaling") + TEXT.format("step"))
+    done = run("scaling", "--sizes", "32", "--rounds", "1", "--write", str(path))
+    assert done.returncode == 0, done.stderr
+    expected = TEXT.format("scaling").replace("old table\n", f"\n{done.stdout}\n") + TEXT.format("step")
+    assert path.read_text() == expected
+    bench.write(path, "scaling", done.stdout)  # once more: the same
+    assert path.read_text() == expected
+    assert [p.name for p in tmp_path.glob(".copy*")] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers\n",
+        "<!-- bench:step -->\nonly one\n",
+        "<!-- /bench:step -->\n<!-- bench:step -->\n",
+        TEXT.format("step") * 2,
+        TEXT.format("avx2"),
+    ],
+)
+def test_a_file_without_the_two_markers_is_refused_before_anything_is_measured(tmp_path, capsys, monkeypatch, text):
+    monkeypatch.setattr(bench, "measure", lambda args: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "prepare", lambda instructions, threads: None)
+    path = tmp_path / "copy.md"
+    path.write_text(text)
+    assert bench.main(["step", "--write", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "<!-- bench:step -->" in error
+    assert path.read_text() == text
+
+
+def test_tables_for_an_instruction_set_have_markers_of_their_own():
+    sections = [bench.section(bench.parser().parse_args(a)) for a in (["step", "--instructions", "avx2"], ["step"])]
+    assert sections == ["avx2", "step"]
+
+
+def test_every_table_has_its_place_in_the_readme():
+    for name in (*bench.SIZES, *bench.RESTRICTED):
+        before, after = bench.split(bench.README, name)
+        assert before.endswith(f"<!-- bench:{name} -->\n")
+        assert after.startswith(f"<!-- /bench:{name} -->")
+
+
+def test_a_missing_file_is_refused_in_one_line(tmp_path):
+    with pytest.raises(OptionError, match="expected a text file"):
+        bench.split(tmp_path / "none.md", "step")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["step", "--sizes", "8"], ["layers", "--sizes", "64,64"], ["ladder", "--size", "a"]]
+)
+def test_sizes_that_cannot_be_measured_are_refused(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        bench.parser().parse_args(arguments)
+    assert stopped.value.code == 2
+    assert "size" in capsys.readouterr().err

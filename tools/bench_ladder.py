@@ -1,0 +1,111 @@
+"""The same step in every form that the project has, from the book to the fused kernels; and the rung of im2col.
+
+im2col: y = W X, one product per convolution, where column (p, q) of X holds the 9 C inputs that output (p, q) sees. The
+book has nine products, one per tap, and adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from bench_common import Report, about, check_agreement, interleaved, median, milliseconds, pictures, planes
+
+from nstcore import Objective, Weights, ops
+from nstcore.engines import Engine, TapGradient
+from nstcore.engines.cpu import CpuEngine
+from nstcore.engines.cpu.library import INSTRUCTIONS, NUMPY, available
+from nstcore.engines.reference import ReferenceEngine, ReferenceNetwork
+from nstcore.ops.conv import pad, unpad
+
+
+def ladder_report(weights: Weights, size: int, threads: int, rounds: int) -> Report:
+    """Medians of every rung."""
+    report = Report(("rung", "code", "step, ms", "times as fast as the first"), notes=about(weights)[:1])
+    content, style, start = pictures(size)
+    pixels = planes(start)
+    steps: dict[str, Callable[[], float]] = {}
+    for name, (_, engine) in rungs(threads).items():
+        objective = Objective(weights, content, style, engine=engine)
+        steps[name] = lambda objective=objective: objective(pixels)[0].total
+    check_agreement(steps)
+    medians = {name: median(values) for name, values in interleaved(steps, rounds).items()}
+    first = next(iter(medians.values()))
+    for name, (code, _) in rungs(threads).items():
+        report.rows.append((name, code, milliseconds(medians[name]), f"{first / medians[name]:.2f}"))
+    report.notes.append(
+        f"One step at {size}x{size}. NumPy uses the best instructions of the machine on every rung; the fused "
+        "form is shown for each instruction set"
+    )
+    missing = [i for i in INSTRUCTIONS if i not in available()]
+    if missing:
+        report.notes.append(f"Not built, or not for this machine: {', '.join(missing)}")
+    return report
+
+
+def rungs(threads: int) -> dict[str, tuple[str, Engine]]:
+    """What each rung is -> (where its code is, what computes it)."""
+    found: dict[str, tuple[str, Engine]] = {
+        "the book: one product per tap, nine per convolution": ("nstcore/ops/conv.py", ReferenceEngine("float32")),
+        "im2col: one product per convolution": ("tools/bench_ladder.py", Im2colEngine("float32")),
+        "Winograd in NumPy: 36 products for a quarter of the multiplications": (
+            "nstcore/engines/cpu/winograd.py",
+            CpuEngine(threads=threads, kernels=NUMPY),
+        ),
+    }
+    for instructions in reversed(available()):
+        engine = CpuEngine(threads=threads, kernels=instructions)
+        found[f"Winograd fused in C, {instructions}"] = ("kernels/cpu/winograd.c", engine)
+    return found
+
+
+class Im2colEngine(ReferenceEngine):
+    """The book with its convolution replaced."""
+
+    def describe(self) -> str:
+        return f"im2col in NumPy, {self.dtype}"
+
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> ReferenceNetwork:
+        return Im2colNetwork(weights, taps, pooling, self.dtype)
+
+
+class Im2colNetwork(ReferenceNetwork):
+    """Everything but the convolutions is the book's."""
+
+    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype) -> None:
+        super().__init__(weights, taps, pooling, dtype)
+        # (K, C, 3, 3) in memory too, so that the matrix (K, 9 C) is a view
+        self.filters = {name: (np.ascontiguousarray(w), b) for name, (w, b) in self.filters.items()}
+
+    def forward(self, pixels: np.ndarray, decisions: Mapping[str, np.ndarray] | None = None) -> None:
+        with mock.patch.object(ops, "conv_forward", im2col_forward):
+            super().forward(pixels, decisions)
+
+    def backward(self, gradients: Mapping[str, TapGradient]) -> Any:
+        with mock.patch.object(ops, "conv_backward", im2col_backward):
+            return super().backward(gradients)
+
+
+def im2col_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray, padding: str) -> np.ndarray:
+    """y (K, H, W) of x (C, H, W), w (K, C, 3, 3), b (K,): `ops.conv_forward`."""
+    K, (_, H, W) = len(w), x.shape
+    # The nine shifted pictures, (C, 3, 3, H, W), copied into the columns (9 C, H W)
+    X = np.lib.stride_tricks.sliding_window_view(pad(x, padding), (H, W), axis=(1, 2)).reshape(-1, H * W)
+    y = w.reshape(K, -1) @ X
+    y += b[:, None]
+    return y.reshape(K, H, W)
+
+
+def im2col_backward(dy: np.ndarray, w: np.ndarray, padding: str) -> np.ndarray:
+    """dx (C, H, W) of dy (K, H, W): `ops.conv_backward`."""
+    (K, C), (_, H, W) = w.shape[:2], dy.shape
+    # forward: y = W X
+    dX = (w.reshape(K, -1).T @ dy.reshape(K, -1)).reshape(C, 3, 3, H, W)
+    dxp = np.zeros((C, H + 2, W + 2), dy.dtype)
+    for r in range(3):
+        for s in range(3):
+            # forward: X[:, r, s] = xp[:, r:r+H, s:s+W]
+            dxp[:, r : r + H, s : s + W] += dX[:, r, s]
+    return unpad(dxp, padding)
