@@ -36,8 +36,8 @@ def dense_inverse(kept, n):
 def test_the_two_loop_recursion_is_the_product_with_the_dense_bfgs_inverse(count):
     pairs, kept, rng = pairs_of_a_walk(n=30, count=count, length=7)
     g = rng.standard_normal(30)
-    q = g.copy()
-    assert pairs.multiply(q)
+    q = np.full(30, np.nan)
+    assert pairs.multiply(1.0, g, out=q)
     expected = dense_inverse(kept, 30) @ g
     np.testing.assert_allclose(q, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
@@ -48,9 +48,9 @@ def test_with_held_elements_it_is_the_dense_inverse_of_the_free_part():
     usable = [(s[free], y[free]) for s, y in kept if s[free] @ y[free] > 1e-3]
     assert len(usable) == len(kept)
     g = rng.standard_normal(30)
-    q = g.copy()
-    assert pairs.multiply(q, free.astype(float), np.empty(30))
-    expected = dense_inverse(usable, free.sum()) @ g[free]
+    q = np.full(30, np.nan)
+    assert pairs.multiply(-2.0, g, free.astype(float), out=q)
+    expected = -2 * dense_inverse(usable, free.sum()) @ g[free]
     np.testing.assert_allclose(q[free], expected, rtol=0, atol=1e-10 * np.abs(expected).max())
     np.testing.assert_array_equal(q[~free], 0.0)
 
@@ -59,9 +59,9 @@ def test_a_pair_without_curvature_on_the_free_elements_is_passed_over():
     pairs = Pairs(Vectors(), np.empty(3), 4)
     zero = np.zeros(3)
     assert pairs.add(zero, zero, np.array([1.0, 1.0, 0.0]), np.array([5.0, -2.0, 0.0]))
-    q = np.array([1.0, 2.0, 3.0])
-    assert not pairs.multiply(q, np.array([0.0, 1.0, 1.0]), np.empty(3))
-    np.testing.assert_array_equal(q, [0.0, 2.0, 3.0])
+    out = np.array([7.0, 7.0, 7.0])
+    assert not pairs.multiply(1.0, np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 1.0]), out=out)
+    np.testing.assert_array_equal(out, 7.0)
 
 
 @pytest.mark.parametrize("y", [[-1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [math.nan, 0.0]])

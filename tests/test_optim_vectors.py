@@ -35,25 +35,24 @@ def test_every_operation_agrees_with_plain_numpy(shape, dtype):
     v.fill(z, 2.5)
     same(z, np.full(shape, 2.5))
     v.copy(x, out=z)
-    v.scale(-0.3, z)
-    same(z, -0.3 * x)
-    v.axpy(1.7, y, z)
-    same(z, -0.3 * x + 1.7 * y)
-    v.add_scaled(x, 0.25, y, out=z)
-    same(z, x + 0.25 * y)
-    v.multiply(x, y, out=z)
-    same(z, x * y)
     v.clip(z, -0.1, 0.2)
-    same(z, np.clip(x * y, -0.1, 0.2))
+    same(z, np.clip(x, -0.1, 0.2))
+    v.step(x, 0.25, y, -0.5, 0.5, out=z)
+    same(z, np.clip(x + 0.25 * y, -0.5, 0.5))
+    s, yy = v.empty_like(x), v.empty_like(x)
+    v.pair(x, y, g, x, s, yy)
+    same(s, g - x)
+    same(yy, x - y)
+    v.combine(0.5, x, abs(g), (0.25, -2.0), y, g, out=z)
+    same(z, abs(g) * (0.5 * x + 0.25 * y - 2.0 * g))
     v.copy(x, out=z)
-    v.average(z, 0.9, g)
-    same(z, 0.9 * x + 0.1 * g)
-    v.copy(abs(x), out=z)
-    v.average_squares(z, 0.99, g)
-    same(z, 0.99 * abs(x) + 0.01 * g * g)
-    v.copy(x, out=z)
-    v.subtract_ratio(z, 0.02, y, 1.5, abs(g), 1e-3)
-    same(z, x - 0.02 * y / (np.sqrt(1.5 * abs(g)) + 1e-3))
+    m, w = y.copy(), abs(y)
+    v.adam(
+        *(z, g, m, w), betas=(0.9, 0.99), corrections=(0.5, 0.25), learning_rate=0.02, epsilon=1e-3, lo=-0.5, hi=0.75
+    )
+    same(m, 0.9 * y + 0.1 * g)
+    same(w, 0.99 * abs(y) + 0.01 * g * g)
+    same(z, np.clip(x - 0.04 * m / (np.sqrt(4 * w) + 1e-3), -0.5, 0.75))
     assert v.max_abs(x) == abs(x).max()
     assert v.epsilon(x) == np.finfo(dtype).eps
 
@@ -65,11 +64,22 @@ def test_a_dot_product_of_millions_of_float32_keeps_its_digits():
     assert abs(v.dot(x, y) / exact - 1) < 1e-7
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_the_products_of_pairs_are_those_of_the_whole_matrices(free):
+    m = 3
+    *rows, q = arrays((3, 70, 131), 2 * m + 1)
+    weights = (arrays(q.shape, 1, seed=1)[0] > 0).astype(float) if free else np.ones(q.shape)
+    flat = np.array([a.reshape(-1) for a in (*rows, q)])
+    expected = (flat[:-1] * weights.reshape(-1)) @ flat[m:].T
+    expected[:m, :m] = np.triu(expected[:m, :m])
+    np.testing.assert_allclose(v.pair_products(q, weights if free else None, *rows), expected, rtol=0, atol=1e-9)
+
+
 def test_a_strided_array_can_be_read_but_not_written_to():
     x = np.arange(12.0).reshape(3, 4)
     assert v.dot(x.T, x.T) == np.sum(x * x)
     with pytest.raises(ValueError, match="C-contiguous"):
-        v.axpy(1.0, x.T, np.zeros((3, 4)).T)
+        v.step(x.T, 1.0, x.T, 0.0, 1.0, out=np.zeros((3, 4)).T)
 
 
 def test_the_largest_magnitude_of_an_array_with_nan_is_nan():
@@ -82,34 +92,51 @@ def test_elements_are_held_only_on_a_bound_and_only_against_an_outward_pull():
     x = np.array([0.0, 0.0, 0.5, 1.0, 1.0, 0.0])
     g = np.array([1.0, -1.0, 1.0, -1.0, 1.0, 0.0])
     out = np.empty(6)
-    assert v.free_elements(x, g, 0.0, 1.0, out=out) == 2
+    assert v.free_elements(x, 3 * g, 0.0, 1.0, out=out) == (2, 3.0)
+    assert v.free_elements(x, 3 * g - 2, 0.0, 1.0, out=np.empty(6)) == (2, 5.0)
     np.testing.assert_array_equal(out, [0, 1, 1, 0, 1, 1])
 
 
 def test_the_longest_step_ends_on_the_first_bound_met():
-    x = np.array([0.5, 0.2, 0.0, 1.0])
-    assert v.longest_step(x, np.array([0.1, -0.1, 0.0, 0.0]), 0.0, 1.0) == pytest.approx(2.0)
-    assert v.longest_step(x, np.array([0.0, 0.0, -1.0, 0.0]), 0.0, 1.0) == 0.0
-    assert v.longest_step(x, np.zeros(4), 0.0, 1.0) == np.inf
-    assert v.longest_step(x, np.ones(4), -np.inf, np.inf) == np.inf
+    x, g = np.array([0.5, 0.25, 0.0, 1.0]), np.ones(4)
+
+    def shortened(*d, lo=0.0, hi=1.0):
+        d = np.array(d, float)
+        return (*v.shorten(d, x, g, lo, hi), d.tolist())
+
+    assert shortened(0.125, -0.125, 0, 0) == (2.0, 0.0, [0.125, -0.125, 0, 0])
+    assert shortened(2, 0, -3, 0) == (1.0, 0.5, [0.5, 0, 0, 0])
+    assert shortened(0, 0, 0, 0) == (np.inf, 0.0, [0, 0, 0, 0])
+    assert shortened(9, 9, 9, 9, lo=-np.inf, hi=np.inf) == (np.inf, 36.0, [9, 9, 9, 9])
 
 
 def test_no_operation_makes_a_temporary_as_large_as_its_arrays():
     x, y, g = arrays((1_000_000,), 3)
-    v.average(x, 0.9, g)  # the scratch blocks come into being
+    m, w = g.copy(), abs(g)
+
+    def everything():
+        v.dot(x, y)
+        v.max_abs(x)
+        v.clip(x, -2.0, 2.0)
+        v.free_elements(x, y, -2.0, 2.0, out=g)
+        v.step(x, 0.1, y, -2.0, 2.0, out=g)
+        v.shorten(y, x, g, -2.0, 2.0)
+        v.pair(x, y, y, x, g, w)
+        v.pair_products(x, m, y, g)
+        v.combine(0.5, x, m, (0.1, 0.2), y, g, out=w)
+        v.adam(
+            *(x, y, m, abs_of(w)),
+            betas=(0.9, 0.99),
+            corrections=(0.1, 0.01),
+            learning_rate=0.1,
+            epsilon=1e-8,
+            lo=0.0,
+            hi=1.0,
+        )
+
+    everything()  # the scratch blocks come into being
     tracemalloc.start()
-    v.dot(x, y)
-    v.max_abs(x)
-    v.longest_step(x, y, -9.0, 9.0)
-    v.scale(0.5, x)
-    v.axpy(0.1, y, x)
-    v.add_scaled(x, 0.1, y, out=g)
-    v.multiply(x, y, out=g)
-    v.clip(x, -2.0, 2.0)
-    v.free_elements(x, y, -2.0, 2.0, out=g)
-    v.average(x, 0.9, y)
-    v.average_squares(x, 0.9, y)
-    v.subtract_ratio(y, 0.1, g, 1.0, abs_of(x), 1e-8)
+    everything()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < x.nbytes / 10

@@ -109,4 +109,31 @@ NST_API double nst_squared_distance(nst_team *team, const float *a, const float 
 /* ops.total_variation_forward and, added to dx, ops.total_variation_backward: x, dx (C, H, W) */
 NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx);
 
+/* ---- vectors --------------------------------------------------------------------------------------------------------- */
+
+/* The methods of nstcore/optim/vectors.py, where they are described: arrays of n floats, at any address. `free` is NULL
+ * where every element is free. */
+NST_API void nst_copy(nst_team *team, const float *x, float *out, long n);
+NST_API void nst_fill(nst_team *team, float *x, double a, long n);
+NST_API double nst_dot(nst_team *team, const float *x, const float *y, long n);
+NST_API double nst_max_abs(nst_team *team, const float *x, long n);
+NST_API void nst_clip(nst_team *team, float *x, double lo, double hi, long n);
+NST_API long nst_free_elements(nst_team *team, const float *x, const float *g, double lo, double hi, float *out,
+                               double *norm, long n);
+NST_API void nst_step(nst_team *team, const float *x, double a, const float *d, double lo, double hi, float *out, long n);
+NST_API double nst_shorten(nst_team *team, float *d, const float *x, const float *g, double lo, double hi, double *slope,
+                           long n); /* returns the longest step */
+/* products: s'y, s's, y'y */
+NST_API void nst_pair(nst_team *team, const float *x, const float *g, const float *x_next, const float *g_next, float *s,
+                      float *y, double *products, long n);
+/* arrays: m of s, then m of y; products (2m, m+1). `work` is 64-byte aligned. */
+NST_API long nst_pair_products_work(long m, int threads);
+NST_API void nst_pair_products(nst_team *team, const float *q, const float *free, const float *const *arrays, long m,
+                               double *products, float *work, long n);
+NST_API void nst_combine(nst_team *team, double a, const float *q, const float *free, const double *coefficients,
+                         const float *const *arrays, long count, float *out, long n);
+NST_API void nst_adam(nst_team *team, float *x, const float *g, float *m, float *v, double beta1, double beta2,
+                      double correction1, double correction2, double learning_rate, double epsilon, double lo, double hi,
+                      long n);
+
 #endif

@@ -31,13 +31,6 @@ static double add_up(nst_team *team, job *j, long pieces, nst_task *task)
     return total;
 }
 
-INLINE double sum_of(vf v)
-{
-    double sum = 0;
-    for (int i = 0; i < VN; i++) sum += v[i];
-    return sum;
-}
-
 /* ---- squared distance -------------------------------------------------------------------------------------------------- */
 
 static void distance_piece(void *argument, long task, int worker)

@@ -85,4 +85,12 @@ INLINE vf square_root(vf v)
 #endif
 }
 
+/* The sum of its elements, in float64 and in order */
+INLINE double sum_of(vf v)
+{
+    double sum = 0;
+    for (int i = 0; i < VN; i++) sum += v[i];
+    return sum;
+}
+
 #endif

@@ -128,11 +128,14 @@ class Engine(ABC):
         Of pixels, gradients and Gram matrices.
     vectors : Vectors
         The operations that the optimizers may use on this engine's arrays.
+    notice : str or None
+        What the user should know about how it computes, where that is not what they would expect: one line.
     """
 
     name: str
     dtype: np.dtype
     vectors: Vectors
+    notice: str | None = None
 
     @abstractmethod
     def describe(self) -> str:

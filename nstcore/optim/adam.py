@@ -118,8 +118,15 @@ def minimize_adam(
             return Minimum(x, loss, evaluations=t + 1, iterations=t, status=status, converged=False)
 
         t += 1
-        vectors.average(m, beta1, g)
-        vectors.average_squares(v, beta2, g)
-        step = learning_rate / (1 - beta1**t)
-        vectors.subtract_ratio(x, step, m, 1 / (1 - beta2**t), v, epsilon)
-        vectors.clip(x, lo, hi)
+        vectors.adam(
+            x,
+            g,
+            m,
+            v,
+            betas=(beta1, beta2),
+            corrections=(1 - beta1**t, 1 - beta2**t),
+            learning_rate=learning_rate,
+            epsilon=epsilon,
+            lo=lo,
+            hi=hi,
+        )

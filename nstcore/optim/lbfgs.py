@@ -178,6 +178,8 @@ class _Run:
         self._x_trial, self._g_trial, self._g_lowest = (vectors.empty_like(x0) for _ in range(3))
         self._free = vectors.empty_like(x0) if self.bounded else None
         self._held = 0
+        self._norm = math.nan  # max|g| over the free elements
+        self._placed = math.nan  # the alpha that _x_trial belongs to
         self.evaluations = 0
         self.loss = math.inf
         self._lowest = math.nan  # the alpha that _g_lowest belongs to
@@ -197,36 +199,35 @@ class _Run:
 
     def gradient_norm(self) -> float:
         """max|g| over the elements that are not held; finds out which are held."""
-        v = self.vectors
-        if not self.bounded:
-            return v.max_abs(self.g)
-        self._held = v.free_elements(self.x, self.g, self.lo + self._slack, self.hi - self._slack, out=self._free)
-        v.multiply(self.g, self._free, out=self._x_trial)
-        return v.max_abs(self._x_trial)
+        if self.bounded:
+            self._held, self._norm = self.vectors.free_elements(
+                self.x, self.g, self.lo + self._slack, self.hi - self._slack, out=self._free
+            )
+        else:
+            self._norm = self.vectors.max_abs(self.g)
+        return self._norm
 
     def aim(self, pairs: Pairs) -> tuple[float, float]:
         """Set d; returns the slope of f along it, and how far one can go."""
         v = self.vectors
-        v.copy(self.g, out=self.d)
-        scaled = pairs.multiply(self.d, self._free if self._held else None, self._x_trial)
-        v.scale(-1.0 if scaled else -self._first_step(), self.d)
-        alpha_max = math.inf
+        free = self._free if self._held else None
+        if not pairs.multiply(-1.0, self.g, free, out=self.d):
+            v.combine(-self._first_step(), self.g, free, (), out=self.d)
         if self.bounded:
-            v.add_scaled(self.x, 1.0, self.d, out=self._x_trial)
-            v.clip(self._x_trial, self.lo, self.hi)
-            v.add_scaled(self._x_trial, -1.0, self.x, out=self.d)
-            longest = v.longest_step(self.x, self.d, self.lo, self.hi)
+            longest, slope = v.shorten(self.d, self.x, self.g, self.lo, self.hi)
             alpha_max = longest if longest > 1.1 else 1.0  # a little further is not worth an evaluation
-        self._lowest = math.nan
+        else:
+            alpha_max, slope = math.inf, v.dot(self.g, self.d)
+        self._lowest = self._placed = math.nan
         self._phi_lowest = self.loss
-        return v.dot(self.g, self.d), alpha_max
+        return slope, alpha_max
 
     def _first_step(self) -> float:
-        """t of the steepest descent -t g; `d` is g without its held elements."""
-        size, slope = self.vectors.max_abs(self.x), self.vectors.max_abs(self.d)
-        if slope == 0:
+        """t of the steepest descent -t g on the free elements."""
+        if self._norm == 0:
             return 1.0
-        return _FIRST_STEP * (size if size > 0 else 1.0) / slope
+        size = self.vectors.max_abs(self.x)
+        return _FIRST_STEP * (size if size > 0 else 1.0) / self._norm
 
     def phi(self, alpha: float) -> tuple[float, float]:
         """f and its slope along d, at x + alpha d."""
@@ -249,9 +250,9 @@ class _Run:
         self.loss = search.phi
 
     def _place(self, alpha: float) -> None:
-        self.vectors.add_scaled(self.x, alpha, self.d, out=self._x_trial)
-        if self.bounded:
-            self.vectors.clip(self._x_trial, self.lo, self.hi)  # of rounding alone
+        if alpha != self._placed:
+            self.vectors.step(self.x, alpha, self.d, self.lo, self.hi, out=self._x_trial)  # clips rounding alone
+            self._placed = alpha
 
     def _evaluate(self, x: Any, out: Any) -> float:
         loss, gradient = self.f(x)

@@ -14,6 +14,11 @@ is never formed; H q follows from the pairs alone (two-loop recursion, algorithm
 The textbook's gamma has no factor. (s'y) / (y'y) leans towards the inverse of the largest curvature along s; but gamma
 matters only where no pair tells the curvature, and on ill-conditioned functions it is mostly small there.
 
+The recursion needs q only in inner products, and at the end. Until then q is a combination of the vector that it
+started from, of the y_i and of the s_i; so the inner products of these, computed in one pass over the memory, give all
+alpha_i and beta by arithmetic on numbers, and a second pass forms the result [3]_ [4]_. Vector by vector, the recursion
+would read the memory several times as often.
+
 Some elements of x may be held (they lie on a bound). Then what is wanted is not a part of H, but the inverse of the
 part of the Hessian that belongs to the free elements: the same recursion on the free parts of all s and y.
 
@@ -22,6 +27,9 @@ References
 .. [1] Nocedal, Wright, "Numerical Optimization", 2nd edition, 2006, algorithms 7.4 and 7.5, equation 7.20.
 .. [2] Byrd, Lu, Nocedal, Zhu, "A Limited Memory Algorithm for Bound Constrained Optimization", SIAM J. Sci. Comput.
    16(5), 1995 (the subspace step).
+.. [3] Byrd, Nocedal, Schnabel, "Representations of Quasi-Newton Matrices and their Use in Limited Memory Methods",
+   Mathematical Programming 63, 1994.
+.. [4] Chen, Wang, Zhou, "Large-scale L-BFGS using MapReduce", NIPS 2014.
 """
 
 from __future__ import annotations
@@ -29,6 +37,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 # A pair is used if s'y exceeds this part of |s| |y|: the curvature along s is positive, and not just rounding.
 _LEAST_CURVATURE = 1e-8
@@ -43,13 +53,10 @@ GAMMA_FACTOR = 2.0
 class _Pair:
     s: Any
     y: Any
-    sy: float = math.nan
     ss: float = math.nan
-    yy: float = math.nan
 
-    @property
-    def curved(self) -> bool:
-        return math.isfinite(self.yy) and self.sy > _LEAST_CURVATURE * math.sqrt(self.ss) * math.sqrt(self.yy)
+    def curved(self, sy: float, yy: float) -> bool:
+        return math.isfinite(yy) and sy > _LEAST_CURVATURE * math.sqrt(self.ss) * math.sqrt(yy)
 
 
 class Pairs:
@@ -76,54 +83,51 @@ class Pairs:
         kept : bool
             False if s'y is too small. The oldest pair is forgotten all the same where every place was taken.
         """
-        v = self._vectors
         pair = self._spare.pop() if self._spare else self._kept.pop(0)
-        v.add_scaled(x_next, -1.0, x, out=pair.s)
-        v.add_scaled(g_next, -1.0, g, out=pair.y)
-        pair.sy, pair.ss, pair.yy = v.dot(pair.s, pair.y), v.dot(pair.s, pair.s), v.dot(pair.y, pair.y)
-        (self._kept if pair.curved else self._spare).append(pair)
-        return pair.curved
+        sy, pair.ss, yy = self._vectors.pair(x, g, x_next, g_next, pair.s, pair.y)
+        kept = pair.curved(sy, yy)
+        (self._kept if kept else self._spare).append(pair)
+        return kept
 
-    def multiply(self, q: Any, free: Any = None, work: Any = None) -> bool:
-        """q = H q, in place.
+    def multiply(self, a: float, q: Any, free: Any = None, *, out: Any) -> bool:
+        """out = a H q
 
         Parameters
         ----------
+        a : float
         q : array
-            Overwritten with the product.
+            It is not changed.
         free : array, optional
             1 for the free elements, 0 for the held ones, whose product will be 0. H is then that of the free elements;
             pairs that have no positive curvature there are passed over.
-        work : array, optional
-            A scratch array like q, needed with `free`.
+        out : array
+            Where the product goes; not `q`.
 
         Returns
         -------
-        scaled : bool
-            False if no pair could be used: q is then itself, but for its held elements.
+        multiplied : bool
+            False if no pair could be used: `out` is then as it was.
         """
-        v = self._vectors
-        if free is not None:
-            v.multiply(q, free, out=q)
-        used: list[tuple[_Pair, float, float]] = []
-        gamma = 1.0
-        for pair in reversed(self._kept):
-            s, y, sy, yy = pair.s, pair.y, pair.sy, pair.yy
-            if free is not None:
-                v.multiply(y, free, out=work)
-                y, sy, yy = work, v.dot(s, work), v.dot(work, work)
-                if not _Pair(s, y, sy, pair.ss, yy).curved:
-                    continue
-            if not used:
-                gamma = GAMMA_FACTOR * sy / yy
-            rho = 1 / sy
-            alpha = rho * v.dot(s, q)
-            v.axpy(-alpha, y, q)
-            used.append((pair, rho, alpha))
-        v.scale(gamma, q)
-        for pair, rho, alpha in reversed(used):
-            beta = rho * v.dot(pair.y, q)  # q is 0 where y is not free
-            v.axpy(alpha - beta, pair.s, q)
-            if free is not None:
-                v.multiply(q, free, out=q)
-        return bool(used)
+        m = len(self._kept)
+        if not m:
+            return False
+        s, y = [pair.s for pair in self._kept], [pair.y for pair in self._kept]
+        products = self._vectors.pair_products(q, free, *s, *y)
+        sy, yy = products[:m, :m], products[m:, :m]  # s_i'y_j for i <= j, y_i'y_j
+        sq, yq = products[:m, m], products[m:, m]
+        used = [i for i in range(m) if self._kept[i].curved(sy[i, i], yy[i, i])]
+        if not used:
+            return False
+        newest = used[-1]
+        gamma = GAMMA_FACTOR * sy[newest, newest] / yy[newest, newest]
+        # alpha_i and alpha_i - beta_i of the pairs dealt with so far, 0 for all others. So the current q is
+        # q - sum_j alpha_j y_j in the first loop, and gamma (q - sum_j alpha_j y_j) + sum_j delta_j s_j in the second.
+        alpha, delta = np.zeros(m), np.zeros(m)
+        for i in reversed(used):
+            alpha[i] = (sq[i] - sy[i] @ alpha) / sy[i, i]
+        for i in used:
+            beta = (gamma * (yq[i] - yy[i] @ alpha) + sy[:, i] @ delta) / sy[i, i]
+            delta[i] = alpha[i] - beta
+        coefficients = [float(c) for c in (*(a * delta), *(-a * gamma * alpha))]
+        self._vectors.combine(float(a * gamma), q, free, coefficients, *s, *y, out=out)
+        return True

@@ -3,6 +3,9 @@
 The optimizers touch arrays only through an object like this one. An engine whose arrays live elsewhere passes its own
 object with the same methods (`minimize_lbfgs(..., vectors=engine_vectors)`); scalars come and go as Python floats.
 
+Pictures are large and the operations are simple: what they cost is the memory that they pass over. So a method does all
+that an optimizer wants of its arrays at one point of the algorithm, and reads each of them once.
+
 NumPy's `y += a * x` makes a temporary as large as x, and its float32 sums lose digits on millions of elements. Here
 everything runs over blocks that stay in the cache: no full-size temporary, and sums that are the same whatever the
 number of threads.
@@ -11,7 +14,7 @@ number of threads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ Array = Any  # an engine's own array type; ndarray for `Vectors`
 # Elements of one block. OpenBLAS splits a dot product over its threads from 10 000 elements on, and the rounding then
 # depends on their number; below that it does not.
 _BLOCK = 8192
+_SHORT = 1024  # of one block where many arrays are read together
 
 
 class Vectors:
@@ -31,7 +35,7 @@ class Vectors:
     """
 
     def __init__(self) -> None:
-        self._scratch: dict[np.dtype, np.ndarray] = {}
+        self._scratch: dict[Any, np.ndarray] = {}
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -63,92 +67,174 @@ class Vectors:
         x = x.reshape(-1)
         return float(np.max([max(x[b].max(), -x[b].min()) for b in _blocks(x.size)]))
 
-    def longest_step(self, x: Array, d: Array, lo: float, hi: float) -> float:
-        """The largest a for which lo <= x + a d <= hi, given that it holds for a = 0; inf where nothing stops it."""
-        x, d = x.reshape(-1), d.reshape(-1)
-        longest = math.inf
-        for b in _blocks(x.size):
-            with np.errstate(divide="ignore", invalid="ignore"):  # d = 0: never stopped, inf or (on a bound) NaN
-                room = np.where(d[b] > 0, hi - x[b], lo - x[b]) / d[b]
-            longest = min(longest, float(np.min(room, where=d[b] != 0, initial=math.inf)))
-        return longest
-
-    # -- linear combinations --------------------------------------------------------------------------------------
-
-    def scale(self, a: float, x: Array) -> None:
-        """x *= a"""
-        np.multiply(x, a, out=x)
-
-    def axpy(self, a: float, x: Array, y: Array) -> None:
-        """y += a * x"""
-        self.add_scaled(y, a, x, out=y)
-
-    def add_scaled(self, x: Array, a: float, d: Array, out: Array) -> None:
-        """out = x + a * d; `out` may be `x` itself, not `d`."""
-        x, d, out = x.reshape(-1), d.reshape(-1), _flat(out)
-        for b, t in self._blocks_with_scratch(out):
-            np.multiply(d[b], a, out=t)
-            np.add(x[b], t, out=out[b])
-
     # -- bounds ---------------------------------------------------------------------------------------------------
 
     def clip(self, x: Array, lo: float, hi: float) -> None:
         """x = min(max(x, lo), hi); NaN stays NaN."""
         np.clip(x, lo, hi, out=x)
 
-    def free_elements(self, x: Array, g: Array, lo: float, hi: float, out: Array) -> int:
-        """out = 0 where `x` is on a bound and a step along -g would leave the box, else 1; returns the number of 0s."""
+    def free_elements(self, x: Array, g: Array, lo: float, hi: float, out: Array) -> tuple[int, float]:
+        """out = 0 where `x` is on a bound and a step along -g would leave the box (the element is held), else 1.
+
+        Returns
+        -------
+        held : int
+            The number of 0s.
+        norm : float
+            max(abs(g)) over the free elements; 0 if there are none, NaN if `g` is NaN somewhere.
+        """
         x, g, out = x.reshape(-1), g.reshape(-1), _flat(out)
-        held = 0
+        held, norms = 0, []
         for b in _blocks(out.size):
             stuck = ((x[b] <= lo) & (g[b] > 0)) | ((x[b] >= hi) & (g[b] < 0))
             np.logical_not(stuck, out=out[b], casting="unsafe")
             held += int(np.count_nonzero(stuck))
-        return held
+            norms.append(self.max_abs(np.where(stuck, 0, g[b])))
+        return held, float(np.max(norms))
 
-    def multiply(self, x: Array, y: Array, out: Array) -> None:
-        """out = x * y, element by element; `out` may be `x` or `y`."""
-        np.multiply(x, y, out=out)
+    # -- steps of L-BFGS ------------------------------------------------------------------------------------------
 
-    # -- what Adam needs beyond that ------------------------------------------------------------------------------
+    def step(self, x: Array, a: float, d: Array, lo: float, hi: float, out: Array) -> None:
+        """out = min(max(x + a d, lo), hi); NaN stays NaN."""
+        x, d, out = x.reshape(-1), d.reshape(-1), _flat(out)
+        for b in _blocks(out.size):
+            np.multiply(d[b], a, out=out[b])
+            np.add(x[b], out[b], out=out[b])
+            np.clip(out[b], lo, hi, out=out[b])
 
-    def average(self, m: Array, beta: float, g: Array) -> None:
-        """m = beta m + (1 - beta) g"""
-        m, g = _flat(m), g.reshape(-1)
-        for b, t in self._blocks_with_scratch(m):
-            np.multiply(g[b], 1 - beta, out=t)
-            m[b] *= beta
-            m[b] += t
+    def shorten(self, d: Array, x: Array, g: Array, lo: float, hi: float) -> tuple[float, float]:
+        """d = min(max(x + d, lo), hi) - x: where x + d is outside the box, the step ends on the bound.
 
-    def average_squares(self, v: Array, beta: float, g: Array) -> None:
-        """v = beta v + (1 - beta) g^2, element by element"""
-        v, g = _flat(v), g.reshape(-1)
-        for b, t in self._blocks_with_scratch(v):
-            np.multiply(g[b], g[b], out=t)
-            t *= 1 - beta
-            v[b] *= beta
-            v[b] += t
+        Returns
+        -------
+        longest : float
+            The largest a for which lo <= x + a d <= hi, given that it holds for a = 0; inf where nothing stops it.
+        slope : float
+            sum(g * d); NaN if `d` or `g` is NaN somewhere, and `longest` then means nothing.
+        """
+        d, x, g = _flat(d), x.reshape(-1), g.reshape(-1)
+        longest = math.inf
+        for b in _blocks(d.size):
+            d[b] += x[b]
+            np.clip(d[b], lo, hi, out=d[b])
+            d[b] -= x[b]
+            with np.errstate(divide="ignore", invalid="ignore"):  # d = 0: never stopped, inf or (on a bound) NaN
+                room = np.where(d[b] > 0, d.dtype.type(hi), d.dtype.type(lo))
+                room -= x[b]
+                room /= d[b]
+            room[d[b] == 0] = math.inf
+            longest = min(longest, float(np.min(room)))
+        return longest, self.dot(g, d)
 
-    def subtract_ratio(self, x: Array, a: float, m: Array, c: float, v: Array, epsilon: float) -> None:
-        """x -= a m / (sqrt(c v) + epsilon), element by element"""
-        x, m, v = _flat(x), m.reshape(-1), v.reshape(-1)
+    def pair(self, x: Array, g: Array, x_next: Array, g_next: Array, s: Array, y: Array) -> tuple[float, float, float]:
+        """s = x_next - x and y = g_next - g; returns s'y, s's and y'y."""
+        np.subtract(x_next, x, out=s)
+        np.subtract(g_next, g, out=y)
+        return self.dot(s, y), self.dot(s, s), self.dot(y, y)
+
+    def pair_products(self, q: Array, free: Array | None, *arrays: Array) -> np.ndarray:
+        """The inner products of the two-loop recursion, all at once: each array is read once.
+
+        Parameters
+        ----------
+        q : array
+            What the recursion is applied to.
+        free : array of 0 and 1, optional
+            Only the elements that have a 1 are summed over.
+        *arrays
+            s_1, ..., s_m, then y_1, ..., y_m, at least one of each.
+
+        Returns
+        -------
+        ndarray of shape (2 m, m + 1), float64
+            [i, j] = s_i'y_j where i <= j, else 0 (the recursion has no use for it); [m + i, j] = y_i'y_j;
+            [i, m] = s_i'q; [m + i, m] = y_i'q.
+        """
+        m = len(arrays) // 2
+        flat = [a.reshape(-1) for a in (*arrays, q)]
+        weights = None if free is None else free.reshape(-1)
+        scratch = self._buffer("pairs", q.dtype, (2 * m + 1) * _SHORT)
+        total = np.zeros((2 * m, m + 1))
+        for b in _blocks(q.size, _SHORT):
+            rows = scratch[: (2 * m + 1) * (b.stop - b.start)].reshape(2 * m + 1, -1)
+            for row, a in zip(rows, flat, strict=True):
+                row[:] = a[b]
+            if weights is not None:
+                rows[m:] *= weights[b]
+            total += rows[: 2 * m] @ rows[m:].T
+        total[:m, :m] = np.triu(total[:m, :m])
+        return total
+
+    def combine(
+        self, a: float, q: Array, free: Array | None, coefficients: Sequence[float], *arrays: Array, out: Array
+    ) -> None:
+        """out = free * (a q + c_1 v_1 + ... + c_n v_n), for coefficients c and arrays v; `free` None: 1 everywhere."""
+        q, out, flat = q.reshape(-1), _flat(out), [v.reshape(-1) for v in arrays]
+        weights = None if free is None else free.reshape(-1)
+        for b, t in self._blocks_with_scratch(out):
+            np.multiply(q[b], a, out=out[b])
+            for c, v in zip(coefficients, flat, strict=True):
+                np.multiply(v[b], c, out=t)
+                out[b] += t
+            if weights is not None:
+                out[b] *= weights[b]
+
+    # -- a step of Adam -------------------------------------------------------------------------------------------
+
+    def adam(
+        self,
+        x: Array,
+        g: Array,
+        m: Array,
+        v: Array,
+        *,
+        betas: tuple[float, float],
+        corrections: tuple[float, float],
+        learning_rate: float,
+        epsilon: float,
+        lo: float,
+        hi: float,
+    ) -> None:
+        """One update of Adam, element by element.
+
+        m = beta1 m + (1 - beta1) g
+        v = beta2 v + (1 - beta2) g^2
+        x = x - learning_rate (m / correction1) / (sqrt(v / correction2) + epsilon)
+        x = min(max(x, lo), hi)                                                              NaN stays NaN
+        """
+        beta1, beta2 = betas
+        x, g, m, v = _flat(x), g.reshape(-1), _flat(m), _flat(v)
         for b, t in self._blocks_with_scratch(x):
-            np.multiply(v[b], c, out=t)
+            np.multiply(g[b], 1 - beta1, out=t)
+            m[b] *= beta1
+            m[b] += t
+            np.multiply(g[b], g[b], out=t)
+            t *= 1 - beta2
+            v[b] *= beta2
+            v[b] += t
+            np.multiply(v[b], 1 / corrections[1], out=t)
             np.sqrt(t, out=t)
             t += epsilon
             np.divide(m[b], t, out=t)
-            t *= a
+            t *= learning_rate / corrections[0]
             x[b] -= t
+            np.clip(x[b], lo, hi, out=x[b])
 
     def _blocks_with_scratch(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        scratch = self._scratch.setdefault(x.dtype, np.empty(_BLOCK, x.dtype))
+        scratch = self._buffer("block", x.dtype, _BLOCK)
         for b in _blocks(x.size):
             yield b, scratch[: b.stop - b.start]
 
+    def _buffer(self, name: str, dtype: np.dtype, size: int) -> np.ndarray:
+        """Scratch that lasts, at least so large."""
+        if (held := self._scratch.get((name, dtype))) is None or held.size < size:
+            held = self._scratch[name, dtype] = np.empty(size, dtype)
+        return held
 
-def _blocks(size: int) -> Iterator[slice]:
-    for start in range(0, size, _BLOCK):
-        yield slice(start, min(start + _BLOCK, size))
+
+def _blocks(size: int, block: int = _BLOCK) -> Iterator[slice]:
+    for start in range(0, size, block):
+        yield slice(start, min(start + block, size))
 
 
 def _flat(x: np.ndarray) -> np.ndarray:

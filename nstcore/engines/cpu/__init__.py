@@ -15,6 +15,7 @@ from .library import Crew, choose
 from .native import CHANNELS, NativeNetwork
 from .network import NumpyNetwork
 from .team import Team, available_cores
+from .vectors import NativeVectors
 
 
 class CpuEngine(Engine):
@@ -30,11 +31,6 @@ class CpuEngine(Engine):
         All cores that the process may use, if not given.
     kernels : {"avx512", "avx2", "baseline", "numpy"}, optional
         The environment's NSTCORE_KERNELS, or else the best that is there, if not given.
-
-    Attributes
-    ----------
-    notice : str or None
-        What the user should know about the kernels: one line, where they are missing.
     """
 
     name = "cpu"
@@ -50,7 +46,7 @@ class CpuEngine(Engine):
         self.library, self.notice = choose(kernels) if dtype == "float32" else (None, None)
         if self.library is not None:
             self.crew = Crew(self.library, wanted)
-        self.vectors = Vectors()
+        self.vectors = Vectors() if self.library is None else NativeVectors(self.library, self.crew)
 
     def describe(self) -> str:
         form = "NumPy" if self.library is None else f"native {self.library.instructions}"

@@ -113,6 +113,19 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "style": (c_double, _team, Floats, c_double, Floats, c_double, c_double, c_long, Floats),
     "squared_distance": (c_double, _team, Floats, Floats, c_long),
     "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, Floats),
+    "copy": (None, _team, Floats, Floats, c_long),
+    "fill": (None, _team, Floats, c_double, c_long),
+    "dot": (c_double, _team, Floats, Floats, c_long),
+    "max_abs": (c_double, _team, Floats, c_long),
+    "clip": (None, _team, Floats, c_double, c_double, c_long),
+    "free_elements": (c_long, _team, Floats, Floats, c_double, c_double, Floats, POINTER(c_double), c_long),
+    "step": (None, _team, Floats, c_double, Floats, c_double, c_double, Floats, c_long),
+    "shorten": (c_double, _team, Floats, Floats, Floats, c_double, c_double, POINTER(c_double), c_long),
+    "pair": (None, _team, *[Floats] * 6, POINTER(c_double), c_long),
+    "pair_products_work": (c_long, c_long, c_int),
+    "pair_products": (None, _team, Floats, Floats, POINTER(c_void_p), c_long, POINTER(c_double), Floats, c_long),
+    "combine": (None, _team, c_double, *[Floats] * 2, POINTER(c_double), POINTER(c_void_p), c_long, Floats, c_long),
+    "adam": (None, _team, *[Floats] * 4, *[c_double] * 8, c_long),
 }
 
 
