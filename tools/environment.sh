@@ -20,7 +20,7 @@ find_python() {
     exit 2
 }
 
-# What the environment was made from: when that changes, it is installed anew
+# When what the environment was made from has changed, it is installed anew
 stamp="$environment/nstcore-installed${extras}"
 if ! [ -x "$python" ] || ! "$python" -c 'import sys' 2>/dev/null; then
     base=$(find_python)
@@ -30,11 +30,14 @@ if ! [ -x "$python" ] || ! "$python" -c 'import sys' 2>/dev/null; then
         exit 2
     }
 fi
-if ! [ -f "$stamp" ] || [ "$root/pyproject.toml" -nt "$stamp" ] || [ "$root/setup.py" -nt "$stamp" ]; then
+# setup.py compiles kernels/cpu; the folder's own time tells of a source that has gone
+changed=$(find "$root/pyproject.toml" "$root/setup.py" "$root/kernels/cpu" -newer "$stamp" 2>/dev/null | head -n 1)
+if ! [ -f "$stamp" ] || [ -n "$changed" ]; then
     echo "Installing nstcore$extras into $environment ..." >&2
+    : >"$environment/installing" # its time is before the sources are read: a change meanwhile is not lost
     "$python" -m pip install --quiet --disable-pip-version-check --editable "$root$extras" || {
         echo "the installation failed (see above); is the package registry reachable?" >&2
         exit 2
     }
-    : >"$stamp"
+    mv "$environment/installing" "$stamp"
 fi

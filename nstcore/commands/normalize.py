@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
     seen = 0
     with Progress("picture") as progress:
+        if notice := engine.notice:
+            progress.say(f"nstcore: {notice}")
 
         def one_more() -> None:
             nonlocal seen

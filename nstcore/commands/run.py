@@ -109,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
 
     with Progress("it", quiet=args.quiet) as progress:
 
+        def on_start(objective: Objective) -> None:
+            _announce(objective, args.equivalents, say)
+            if notice := objective.engine.notice:
+                progress.say(f"nstcore: {notice}")
+
         def on_step(step: Step) -> None:
             show_step(progress, step)
             if args.save_every and 0 < step.iteration < iterations and step.iteration % args.save_every == 0:
@@ -129,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
                 device=args.device,
                 dtype=args.precision,
                 threads=args.threads,
-                on_start=lambda objective: _announce(objective, args.equivalents, say),
+                on_start=on_start,
                 on_step=on_step,
                 content_layers=_layers("--content-layers", args.content_layers),
                 style_layers=_layers("--style-layers", args.style_layers),

@@ -1,0 +1,134 @@
+"""Runs the native kernels of one library through small networks; a sanitizer in the process watches.
+
+    python native_driver.py LIBRARY INSTRUCTIONS [SHORT]
+
+Every buffer is an allocation of its own, exactly as large as planned, and starts as NaN: an access one float beyond it
+is seen, and what is read before it is written shows in the results. SHORT names a buffer that gets one row less than
+planned, or half where it has no rows: proof that an overrun is seen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+from conftest import random_weights
+
+from nstcore import vgg
+from nstcore.engines import TapGradient
+from nstcore.engines.cpu import library, native, vectors
+from nstcore.engines.cpu.arena import ALIGNMENT, Arena
+from nstcore.optim import minimize_adam, minimize_lbfgs
+
+# Widths on both sides of every decision that the kernels take by the number of channels
+BLOCKS = ((2, 32), (1, 64), (2, 128), (2, 288), (1, 512))
+TAPS = (
+    ("conv1_1", "relu1_1", "pool1", "relu2_1", "conv3_2", "relu4_2", "relu5_1"),
+    ("relu1_2", "conv2_1", "pool2", "relu3_1", "relu4_1", "conv4_2"),
+    ("relu1_1", "pool3"),
+)
+ELEMENTS = (1, 7, 1025, 40_003)
+SIZES = ((16, 16), (17, 33), (37, 50), (21, 67))
+libc = ctypes.CDLL(None)
+
+
+class Separate(Arena):
+    """Each buffer between the red zones of the sanitizer."""
+
+    short: str | None = None
+
+    def allocate(self) -> dict[str, np.ndarray]:
+        return {name: self._one(name, shape) for name, (_, shape, _) in self._plan.items()}
+
+    def _one(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        count, address = math.prod(shape), ctypes.c_void_p()
+        cut = 0
+        if name == self.short:
+            cut = math.prod(shape[1:]) if len(shape) > 1 else count // 2
+        size = ctypes.c_size_t(4 * (count - cut))
+        if libc.posix_memalign(ctypes.byref(address), ctypes.c_size_t(ALIGNMENT), size):
+            raise MemoryError(f"{name}: {size.value} bytes")
+        libc.memset(address, 0xFF, size)  # NaN
+        buffer = (ctypes.c_float * count).from_address(address.value)
+        weakref.finalize(buffer, libc.free, address)
+        return np.frombuffer(buffer, np.float32).reshape(shape)
+
+
+def buffer(*shape: int) -> np.ndarray:
+    arena = Separate()
+    arena.add("buffer", shape, np.float32)
+    return arena.allocate()["buffer"]
+
+
+def filled(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    out = buffer(*shape)
+    out[...] = rng.random(shape, np.float32)
+    return out
+
+
+def step(network: native.NativeNetwork, size: tuple[int, int], rng: np.random.Generator) -> None:
+    """Forward, every statistic, backward."""
+    network.forward(filled(rng, 3, *size))
+    deepest = network.taps[-1]
+    target = network.keep(deepest)
+    network.forward(filled(rng, 3, *size))
+    numbers, gradients = [network.squared_norm(deepest), network.squared_distance(deepest, target)], {}
+    for tap in network.taps:
+        G = network.gram(tap)
+        A, dG = filled(rng, *G.shape), buffer(*G.shape)
+        numbers.append(network.library.style(network.crew.pointer, G, 7.0, A, 5.0, 1e-3, len(G), dG))
+        numbers.append(np.abs(network.features(tap)).max())
+        gradients[tap] = TapGradient(dG, target if tap == deepest else None, 0.5)
+    gradient = network.backward(gradients)
+    numbers.append(
+        network.library.total_variation(network.crew.pointer, filled(rng, 3, *size), 3, *size, 0.5, gradient)
+    )
+    assert np.isfinite(numbers).all(), (network.taps, size, numbers)
+    assert np.isfinite(gradient).all(), (network.taps, size)
+
+
+class SeparateVectors(vectors.NativeVectors):
+    """Arrays with red zones, off the alignment by one float."""
+
+    def empty_like(self, x: np.ndarray) -> np.ndarray:
+        return buffer(x.size + 1)[1:].reshape(x.shape)
+
+
+def optimize(kernels: library.Library, crew: library.Crew, count: int, rng: np.random.Generator) -> None:
+    """Both optimizers, in a box that holds some elements, on sum (x - t)^2."""
+    operations, target, x = SeparateVectors(kernels, crew), 1.5 * rng.random(count, np.float32), filled(rng, count)
+
+    def f(at: np.ndarray) -> tuple[float, np.ndarray]:
+        gradient = operations.empty_like(at)
+        np.multiply(at - target, 2, out=gradient)
+        return float(np.square(at - target, dtype=np.float64).sum()), gradient
+
+    for minimize in (minimize_adam, minimize_lbfgs):
+        result = minimize(f, x, max_evaluations=9, bounds=(0.0, 1.0), vectors=operations)
+        assert np.isfinite(result.x).all(), (minimize, count)
+
+
+def main(path: str, instructions: str, short: str | None = None) -> None:
+    native.Arena = vectors.Arena = Separate
+    Separate.short = short
+    vgg.ARCHITECTURES["vgg19"] = BLOCKS
+    kernels, rng = library.Library(instructions, Path(path)), np.random.default_rng(0)
+    three = [library.Crew(kernels, threads) for threads in (1, 2, 3)]
+    for crew, count in itertools.product(three, ELEMENTS):
+        optimize(kernels, crew, count, rng)
+    crews = itertools.cycle([*three, three[1]])
+    for padding, pooling, taps in itertools.product(("zero", "replicate"), ("max", "average", "l2"), TAPS):
+        weights = random_weights(deepest="conv5_1", padding=padding)
+        network = native.NativeNetwork(weights, taps, pooling, kernels, next(crews))
+        for size in SIZES:
+            step(network, size, rng)
+    print("done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

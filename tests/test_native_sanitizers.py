@@ -1,0 +1,126 @@
+"""The native kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from nstcore.engines.cpu import library
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("gcc") is None, reason="the sanitized kernels are built with gcc, which is not here"
+    ),
+]
+MEMORY = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+# One buffer of each kind: features, work space, the prepared picture, packed filters, a Gram matrix
+SHORT = ["relu1_1", "work", "planes", "conv1_2:forward", "relu2_1:gram"]
+
+
+def sanitizer(name: str) -> str:
+    """Path of a sanitizer's run-time library."""
+    path = subprocess.run(
+        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not Path(path).is_file():
+        pytest.skip(f"gcc has no {name} here")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory):
+    """Folder of the libraries, built as setup.py builds them but for the sanitizers."""
+    pytest.importorskip("setuptools", reason="setup.py builds the kernels with setuptools, which is not installed")
+    sanitizer("libasan.so")
+    folder = tmp_path_factory.mktemp("sanitized")
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "objects"],
+        cwd=ROOT,
+        env=os.environ | {"CC": "gcc", "NSTCORE_CFLAGS": MEMORY},
+        check=True,
+    )
+    return folder / "nstcore" / "engines" / "cpu"
+
+
+def drive(folder, instructions, *arguments):
+    if instructions not in library.available():
+        pytest.skip(f"the {instructions} kernels are not built, or not for this machine")
+    path = folder / f"libnst_{instructions}.so"
+    assert path.is_file(), "gcc did not build it with the sanitizers"
+    return subprocess.run(
+        [sys.executable, ROOT / "tests" / "native_driver.py", path, instructions, *arguments],
+        env=os.environ
+        | {
+            "LD_PRELOAD": sanitizer("libasan.so"),
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("instructions", library.INSTRUCTIONS)
+def test_no_kernel_leaves_its_buffers_or_the_language(sanitized, instructions):
+    done = drive(sanitized, instructions)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "runtime error" not in done.stderr
+
+
+@pytest.mark.parametrize("short", SHORT)
+def test_a_buffer_that_is_too_short_is_noticed(sanitized, short):
+    done = drive(sanitized, "baseline", short)
+    assert done.returncode != 0
+    assert "AddressSanitizer: heap-buffer-overflow" in done.stderr
+    assert "kernels/cpu/" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def threaded(tmp_path_factory):
+    """The driver in C, kernels and all, under ThreadSanitizer."""
+    sanitizer("libtsan.so")
+    program = tmp_path_factory.mktemp("threaded") / "driver"
+    flags = ["-mavx2", "-mfma"] if "avx2" in library.available() else []
+    kernels = ROOT / "kernels" / "cpu"
+    flags += [
+        "-std=c11",
+        "-O1",
+        "-g",
+        "-fsanitize=thread",
+        "-ffp-contract=fast",
+        "-pthread",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]
+    sources = [*sorted(kernels.glob("*.c")), ROOT / "tests" / "native_driver.c"]
+    command = ["gcc", *flags, '-DNST_BUILD="sanitized"', f"-I{kernels}", *sources, "-lm", "-o", program]
+    subprocess.run(command, check=True)
+    return program
+
+
+def race(*command):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if "unexpected memory mapping" in done.stderr:
+        pytest.skip("ThreadSanitizer cannot run under this kernel's address space randomisation")
+    return done
+
+
+def test_no_kernel_races_and_threads_do_not_change_a_bit(threaded):
+    done = race(threaded)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_a_race_is_noticed(threaded):
+    done = race(threaded, "race")
+    assert done.returncode != 0
+    assert "ThreadSanitizer: data race" in done.stderr
