@@ -82,12 +82,15 @@ static void pack_columns(void *argument, long panel, int worker)
     (void)worker;
     const style *p = argument;
     const long C = p->C;
-    for (long first = 0; first < C; first += 32) { /* rows that stay in the first-level cache */
+    for (long first = 0, rows; first < C; first += rows) {
+        rows = C - first < 256 ? C - first : 256; /* of S: they stay in the first-level cache */
         float *S = p->S + (panel * C + first) * NP;
-        for (long i = 0; i < 32; i++)
+        for (long i = 0; i < rows; i++)
             for (long k = 0; k < NP; k++) S[i * NP + k] = p->dG[(first + i) * C + panel * NP + k];
-        for (long k = 0; k < NP; k++)
-            for (long i = 0; i < 32; i++) S[i * NP + k] += p->dG[(panel * NP + k) * C + first + i];
+        for (long k = 0; k < NP; k++) {
+            const float *row = p->dG + (panel * NP + k) * C + first;
+            for (long i = 0; i < rows; i++) S[i * NP + k] += row[i];
+        }
     }
 }
 

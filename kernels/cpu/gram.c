@@ -23,7 +23,7 @@ static long most_shares(long C) { return C >= 512 ? 4 : C >= 256 ? 8 : C >= 128 
 
 static long shares(long C, long M)
 {
-    const long n = M / (2 * SLAB), most = most_shares(C);
+    const long n = M / (4 * SLAB), most = most_shares(C);
     return n < 1 ? 1 : n < most ? n : most;
 }
 
