@@ -8,10 +8,11 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import ROOT, random_weights
+from conftest import ROOT, random_weights, smooth_picture
 from gradcheck import relative_error
 from test_engines import gradients_for, pixels_of, run
 
+import nstcore
 from nstcore import engines, ops, vgg
 from nstcore.engines.cpu import CpuEngine, library
 from nstcore.engines.cpu.arena import Arena
@@ -155,6 +156,19 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kernels, padding):
         np.testing.assert_array_equal(one["gradient"], other["gradient"])
         assert all(np.array_equal(one["grams"][tap], other["grams"][tap]) for tap in taps)
         assert one["distance"] == other["distance"]
+
+
+@each_instructions
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
+def test_a_painting_does_not_depend_on_the_number_of_threads(kernels, optimizer):
+    weights = random_weights(deepest="conv3_1")
+    content, style = smooth_picture(48, 40, 1), smooth_picture(40, 48, 2)
+    layers = {"content_layers": ("relu3_1",), "style_layers": ("relu1_1", "relu2_1")}
+    options = {"weights": weights, "size": 48, "iterations": 12, "optimizer": optimizer, **layers}
+    one, *others = (nstcore.stylize(content, style, threads=n, **options) for n in (1, 2, 3))
+    for other in others:
+        np.testing.assert_array_equal(one.image, other.image)
+        assert one.losses == other.losses
 
 
 @pytest.mark.parametrize("kernels", ["avx2"])
