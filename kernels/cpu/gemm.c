@@ -1,3 +1,4 @@
+/* The micro-kernel of gemm.h for every number of rows, and the loops around it. */
 #include "gemm.h"
 
 typedef struct {
@@ -32,8 +33,8 @@ INLINE void micro_kernel(const int m, const float *v, long vs, const float *u, l
     }
 }
 
-void gemm(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C,
-                 long K, const float *next_v, const char *ahead, long bytes)
+void gemm(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C, long K,
+          const float *next_v, const char *ahead, long bytes)
 {
     long panels = (T + PM - 1) / PM, calls = panels * (K / NP);
     long step = (bytes + calls * C - 1) / (calls * C);

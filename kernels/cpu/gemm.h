@@ -25,10 +25,10 @@
 #define EACH_M(X) X(1) X(2) X(3) X(4)
 #endif
 
-/* out (T rows, K filters) = v u. u is [K/NP][C][NP], the panels `ks` floats apart; K is a multiple of NP. `then` is
- * what will be read after this product: the rows of the next v, and the filters to prefetch (`step` is set here, so
- * that they are spread evenly over the `bytes` of them). */
-void gemm(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C,
-                 long K, const float *next_v, const char *ahead, long bytes);
+/* out (T rows, K filters) = v u. u is [K/NP][C][NP], its panels `ks` floats apart; K is a multiple of NP. What will be
+ * read after this product is prefetched: `next_v`, the first rows of the next v, and from `ahead` on `bytes` of filters,
+ * spread evenly over the calls of the micro-kernel. */
+void gemm(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C, long K,
+          const float *next_v, const char *ahead, long bytes);
 
 #endif

@@ -7,11 +7,11 @@
  *     Y    = A^T M A             output_tile: and with Y still in registers whatever else the step needs
  *                                forward: bias, ReLU, pooling; backward: gradients of the losses at this layer, ReLU mask
  *
- * Two plans, by what the caches can hold:
+ * Two plans, by the number of channels, and so by what the caches can hold:
  *
- *   up to 256 ch.    A block is one worker's own, small enough for its second-level cache. Filters are transformed once,
+ *   up to 256        A block is one worker's own, small enough for its second-level cache. Filters are transformed once,
  *                    when they are packed, and stream through.
- *   512 channels     V of a larger block is shared by all workers. Each takes 32 filters at a time, transforms them on
+ *   512              V of a larger block is shared by all workers. Each takes 32 filters at a time, transforms them on
  *                    the way (a quarter of the memory to hold and to stream), and keeps their M to itself.
  *
  * Backward is the same convolution with the filters turned by 180 degrees and C, K exchanged. The gradient overwrites
@@ -277,7 +277,7 @@ static void output_tiles(const job *j, long kb, long start, long end, long block
     }
 }
 
-/* ---- few channels: one block, one worker ------------------------------------------------------------------------- */
+/* ---- up to 256 channels: one block, one worker ------------------------------------------------------------------------- */
 
 static void private_block(void *argument, long b, int worker)
 {
@@ -300,7 +300,7 @@ static void private_block(void *argument, long b, int worker)
     }
 }
 
-/* ---- many channels: one block, all workers ------------------------------------------------------------------------ */
+/* ---- 512 channels: one block, all workers ------------------------------------------------------------------------ */
 
 /* Tasks: a block of 16 channels to transform; then (with S) a stretch of tiles */
 static void shared_input(void *argument, long task, int worker)

@@ -9,7 +9,7 @@
 /* How the tiles of one convolution are cut, and how large its work spaces are. Strides and sizes in floats. */
 typedef struct {
     long tile_rows, tile_columns, tiles;
-    int shared;                /* many channels: a block belongs to all workers */
+    int shared;                /* 512 channels: a block belongs to all workers */
     long blocks, block;        /* how many, and the tiles of the largest */
     long parts, part;          /* of a shared block: what one worker takes */
     long v_block, v_frequency; /* V: between blocks of 16 channels, between frequencies */
