@@ -45,7 +45,7 @@ static void fill_edge(void *argument, long task, int worker)
         memset(f->ring + ((kb * 2 + b) * 2 * (H + W) + start) * CB, 0, length * CB * sizeof(float));
     for (long s = 0; s < 3; s++) {
         const float *taps = f->j->c->plain + kb * C * 9 * KB + (horizontal ? outwards * 3 + s : s * 3 + outwards) * KB;
-        gemm(dy, vs, taps, 9 * KB, NP, line, length * CB, length, C, KB, dy, (const char *)taps, 0);
+        gemm_alone(dy, vs, taps, 9 * KB, NP, line, length * CB, length, C, KB);
         for (long b = 0; b < KB / CB; b++) {
             float *to = f->ring + ((kb * 2 + b) * 2 * (H + W) + start) * CB;
             for (long q = 0; q < length; q++) {

@@ -1,8 +1,7 @@
-/* Filters, once, into the order in which the kernels read them: for each 32 filters a run of memory. */
-#include "gemm.h"
-#include "nst.h"
-#include "team.h"
+/* Filters into the order in which the kernels read them: for each 32 filters a run of memory, once; and, for those that
+ * are kept plain, their transform on the way. */
 #include "transforms.h"
+#include "winograd.h"
 
 typedef struct {
     const float *w;
@@ -68,6 +67,33 @@ void nst_pack_plain(nst_team *team, const float *w, long K, long C, int turned, 
 {
     packing p = {w, K, C, turned, out};
     team_run(team, K / KB, plain, &p);
+}
+
+INLINE void one_row(const int row, const float *plain, long C, float *U, long stride)
+{
+    for (long c = 0; c < C; c++, plain += 9 * KB)
+        for (int h = 0; h < KB; h += VN) {
+            float *to = U + (h / NP * C + c) * NP + h % NP;
+            vf t[3], u[WINDOW];
+            UNROLL for (int s = 0; s < 3; s++) {
+                const float *g = plain + s * KB + h;
+                t[s] = filter_row(row, LOAD(g), LOAD(g + 3 * KB), LOAD(g + 6 * KB));
+            }
+            filter_transform(t, u);
+            UNROLL for (int s = 0; s < WINDOW; s++) STORE(to + s * stride, u[s]);
+        }
+}
+
+void transform_row(int row, const float *plain, long C, float *U, long stride)
+{
+    switch (row) { /* a function for each, so that nothing is decided within the loop */
+    case 0: one_row(0, plain, C, U, stride); break;
+    case 1: one_row(1, plain, C, U, stride); break;
+    case 2: one_row(2, plain, C, U, stride); break;
+    case 3: one_row(3, plain, C, U, stride); break;
+    case 4: one_row(4, plain, C, U, stride); break;
+    default: one_row(5, plain, C, U, stride); break;
+    }
 }
 
 typedef struct {

@@ -163,7 +163,7 @@ static void products_of_row(const job *j, long y, float *products)
         memset(products + (b * width + width - 1) * CB, 0, CB * sizeof *products);
     }
     const float *dy = j->from + y * W * CB;
-    gemm(dy, H * W * CB, j->w, NP, j->c->K * NP, products + CB, width * CB, W, j->c->K, LANES, dy, (const char *)j->w, 0);
+    gemm_alone(dy, H * W * CB, j->w, NP, j->c->K * NP, products + CB, width * CB, W, j->c->K, LANES);
 }
 
 /* sums[x] += what tap row r of one row of products sends to pixel x, x = -1 .. W: tap (r, s) of pixel x - s + 1 */

@@ -31,4 +31,11 @@
 void gemm(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C, long K,
           const float *next_v, const char *ahead, long bytes);
 
+/* The same where nothing is known of what comes after: the prefetches fall on what has just been read. */
+INLINE void gemm_alone(const float *v, long vs, const float *u, long us, long ks, float *out, long os, long T, long C,
+                       long K)
+{
+    gemm(v, vs, u, us, ks, out, os, T, C, K, v, (const char *)u, 0);
+}
+
 #endif

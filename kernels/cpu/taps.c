@@ -35,8 +35,7 @@ static void tap_run(void *argument, long run, int worker)
     const long start = run * RUN, end = start + RUN < j->M ? start + RUN : j->M, n = end - start;
     float *add = j->work + worker * j->C * RUN;
     if (j->tap.S)
-        gemm(j->F + start * CB, j->M * CB, j->tap.S, NP, j->C * NP, add, RUN * CB, n, j->C, j->C, j->F + start * CB,
-             (const char *)j->tap.S, 0);
+        gemm_alone(j->F + start * CB, j->M * CB, j->tap.S, NP, j->C * NP, add, RUN * CB, n, j->C, j->C);
     for (long block = 0; block < j->C / CB; block++)
         for (long i = 0; i < n * CB; i += VN) {
             const long at = (block * j->M + start) * CB + i;
@@ -86,8 +85,7 @@ static void pool_rows(void *argument, long pair, int worker)
     const long H = j->H, W = j->W, h2 = H / 2, w2 = W / 2, rows = H - 2 * pair < 2 ? 1 : 2;
     float *add = j->work + worker * j->C * 2 * W;
     if (j->tap.S)
-        gemm(j->g + 2 * pair * W * CB, H * W * CB, j->tap.S, NP, j->C * NP, add, 2 * W * CB, rows * W, j->C, j->C,
-             j->g + 2 * pair * W * CB, (const char *)j->tap.S, 0);
+        gemm_alone(j->g + 2 * pair * W * CB, H * W * CB, j->tap.S, NP, j->C * NP, add, 2 * W * CB, rows * W, j->C, j->C);
     for (long block = 0; block < j->C / CB; block++)
         for (long q = 0; q < (W + 1) / 2; q++)
             for (int h = 0; h < CB; h += VN) {

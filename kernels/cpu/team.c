@@ -114,8 +114,6 @@ void team_run(nst_team *t, long n, nst_task *task, void *job)
     pthread_mutex_unlock(&t->in_use);
 }
 
-int team_threads(const nst_team *t) { return t->threads; }
-
 nst_team *nst_team_new(int threads)
 {
     if (threads < 1) threads = 1;

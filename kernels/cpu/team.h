@@ -11,6 +11,4 @@ typedef void nst_task(void *job, long task, int worker);
 /* Run tasks 0 .. n-1 and return when all are done. */
 void team_run(nst_team *team, long n, nst_task *task, void *job);
 
-int team_threads(const nst_team *team);
-
 #endif

@@ -21,6 +21,7 @@
 #include "winograd.h"
 #include "transforms.h"
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,11 +39,15 @@ int nst_transformed(long C, long K) { return C <= 256 && K <= 256; }
  * tiles at best, which then costs little. */
 static long shared_tiles(long C)
 {
-    long cache = 0;
+    static atomic_long known; /* asking may take the processor longer than a plan */
+    long cache = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!cache) {
 #ifdef _SC_LEVEL3_CACHE_SIZE
-    cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+        cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
 #endif
-    if (cache <= 0) cache = 8l << 20;
+        if (cache <= 0) cache = 8l << 20;
+        atomic_store_explicit(&known, cache, memory_order_relaxed);
+    }
     const long fit = cache / 2 / (FREQUENCIES * C * (long)sizeof(float)) / PM * PM;
     return fit < 4 * PM ? 4 * PM : fit < 280 ? fit : 280;
 }
@@ -252,8 +257,8 @@ static void style_gradient(const job *j, long tile, long n, long first, float *a
     const long width = W - x0 < TILE * n ? W - x0 : TILE * n;
     for (long r = 0; r < TILE && y0 + r < H; r++) {
         const float *F = j->y + ((y0 + r) * W + x0) * CB;
-        gemm(F, H * W * CB, j->tap.S, NP, K * NP, add + (first * TILE * TILE + r * TILE * n) * CB, j->p.add_block, width,
-             K, K, F, (const char *)j->tap.S, 0);
+        gemm_alone(F, H * W * CB, j->tap.S, NP, K * NP, add + (first * TILE * TILE + r * TILE * n) * CB, j->p.add_block,
+                   width, K, K);
     }
 }
 
@@ -317,35 +322,6 @@ static void shared_input(void *argument, long task, int worker)
     style_gradient(j, t, stretch(j, t, j->block_end), t - j->block_start, j->add);
 }
 
-/* Row `row` of U = G g G^T for 32 filters: from plain [C][9][KB] to [6][KB/NP][C][NP], frequencies `stride` floats
- * apart */
-INLINE void transform_row(const int row, const float *plain, long C, float *U, long stride)
-{
-    for (long c = 0; c < C; c++, plain += 9 * KB)
-        for (int h = 0; h < KB; h += VN) {
-            float *to = U + (h / NP * C + c) * NP + h % NP;
-            vf t[3], u[WINDOW];
-            UNROLL for (int s = 0; s < 3; s++) {
-                const float *g = plain + s * KB + h;
-                t[s] = filter_row(row, LOAD(g), LOAD(g + 3 * KB), LOAD(g + 6 * KB));
-            }
-            filter_transform(t, u);
-            UNROLL for (int s = 0; s < WINDOW; s++) STORE(to + s * stride, u[s]);
-        }
-}
-
-static void transform_filters(int row, const float *plain, long C, float *U, long stride)
-{
-    switch (row) { /* a function for each, so that nothing is decided within the loop */
-    case 0: transform_row(0, plain, C, U, stride); break;
-    case 1: transform_row(1, plain, C, U, stride); break;
-    case 2: transform_row(2, plain, C, U, stride); break;
-    case 3: transform_row(3, plain, C, U, stride); break;
-    case 4: transform_row(4, plain, C, U, stride); break;
-    default: transform_row(5, plain, C, U, stride); break;
-    }
-}
-
 /* Tasks: 32 filters, one part of the block */
 static void shared_filters(void *argument, long task, int worker)
 {
@@ -357,7 +333,7 @@ static void shared_filters(void *argument, long task, int worker)
     const long bytes = C * 9 * KB * (long)sizeof *plain;
     const float *ahead = plain + C * 9 * KB; /* the next 32 filters */
     for (int row = 0; row < WINDOW; row++) {
-        transform_filters(row, plain, C, U, j->p.u_frequency);
+        transform_row(row, plain, C, U, j->p.u_frequency);
         for (int s = 0; s < WINDOW; s++) {
             const long f = row * WINDOW + s, next = (f + 1) % FREQUENCIES;
             gemm(V + f * j->p.v_frequency, j->p.v_block, U + s * j->p.u_frequency, NP, C * NP, M + f * j->p.m_frequency,
@@ -373,7 +349,7 @@ static void shared_filters(void *argument, long task, int worker)
 
 static void convolve(nst_team *team, job *j, float *work)
 {
-    const int threads = team_threads(team);
+    const int threads = nst_team_threads(team);
     j->p = make_plan(j->c, threads);
     if (j->backward && j->c->plain) {
         j->ring = work;

@@ -1,4 +1,4 @@
-/* What winograd.c and border.c share. */
+/* What winograd.c, border.c and filters.c share. */
 #ifndef NST_WINOGRAD_H
 #define NST_WINOGRAD_H
 
@@ -38,6 +38,10 @@ typedef struct {
     float *V, *add, *each;
     long each_size;
 } job;
+
+/* Row `row` of U = G g G^T for 32 filters: from plain [C][9][KB] to [6][KB/NP][C][NP], frequencies `stride` floats
+ * apart */
+void transform_row(int row, const float *plain, long C, float *U, long stride);
 
 /* What a replicated border adds to the backward pass; `lines` has `line_size` floats for each worker. */
 void fill_ring(nst_team *team, const job *j, float *ring, float *lines, long line_size);

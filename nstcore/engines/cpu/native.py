@@ -92,7 +92,7 @@ class NativeNetwork(Network):
     def _plan(self, height: int, width: int) -> tuple[Arena, First, dict[str, tuple[Convolution, Convolution]]]:
         """Every buffer for one size of picture."""
         library, threads = self.library, self.crew.threads
-        arena, convolutions, work = Arena(), {}, 0
+        arena, convolutions, shapes = Arena(), {}, self.shapes(height, width)
         p, first = self.weights.preprocessing, self.steps[0]
         prepared = First(
             first.out_channels,
@@ -108,20 +108,20 @@ class NativeNetwork(Network):
         arena.add("gradient", (3, height, width), np.float32)
         work = library.first_work(prepared, threads)
         for step in self.steps:
-            K, h, w = self.shapes(height, width)[step.output]
+            K, h, w = shapes[step.output]
             arena.add(step.output, (K // CB, h, w, CB), np.float32)
             work = max(work, library.tap_work(K, threads), library.gram_work(K))
             if step.name in self.taps and step.kind == "conv":
                 arena.add(step.name, (K // CB, h, w, CB), np.float32)  # before the ReLU
             if step.kind == "pool":
-                below = self.shapes(height, width)[self._below(step).output]
-                work = max(work, library.pool_work(K, below[2], threads))
+                _, _, below = shapes[self._below(step).output]
+                work = max(work, library.pool_work(K, below, threads))
             elif step is not first:
                 pair = self._convolution(step, h, w, False), self._convolution(step, h, w, True)
                 convolutions[step.name] = pair
                 work = max(work, *(library.conv_work(c, back, threads) for back, c in enumerate(pair)))
         for tap in self.taps:
-            N = self.shapes(height, width)[vgg.find(self.weights.architecture, tap).output][0]
+            N, _, _ = shapes[vgg.find(self.weights.architecture, tap).output]
             arena.add(f"{tap}:gram", (N, N), np.float32)
         widest = max(step.out_channels for step in self.steps)
         arena.add("style", (widest, widest), np.float32)
