@@ -146,16 +146,17 @@ class Objective:
     def _style_targets(self, styles: list[np.ndarray]) -> dict[str, _StyleTarget]:
         if not styles:
             raise OptionError("style: expected at least one picture, got none")
-        means: dict[str, Any] = {}
+        means: dict[str, np.ndarray] = {}
         for pixels in styles if self.style_layers else ():
             self.network.forward(self.engine.array(pixels))
-            for tap in self.style_layers:
-                share = self.network.gram(tap) / (self.network.positions(tap) * len(styles))
+            for tap, gram in self.network.grams(self.style_layers).items():
+                share = self.engine.numpy(gram) / (self.network.positions(tap) * len(styles))
                 means[tap] = means[tap] + share if tap in means else share
         targets = {}
         for tap, weight in self.style_layers.items():
-            norm = self.engine.squared_sum(means[tap])
-            targets[tap] = _StyleTarget(weight, means[tap], norm, self.convention.style_scale(len(means[tap]), norm))
+            norm = float(np.square(means[tap], dtype=np.float64).sum())
+            scale = self.convention.style_scale(len(means[tap]), norm)
+            targets[tap] = _StyleTarget(weight, self.engine.array(means[tap]), norm, scale)
         return targets
 
     def _content_targets(self, pixels: np.ndarray) -> dict[str, _ContentTarget]:
@@ -183,8 +184,7 @@ class Objective:
         """
         if tuple(pixels.shape) != self.shape:
             raise ShapeError(f"pixels: expected {self.shape}, the content's (3, H, W), got {tuple(pixels.shape)}")
-        if isinstance(pixels, np.ndarray) and (pixels.dtype != self.engine.dtype or not pixels.flags.c_contiguous):
-            pixels = self.engine.array(pixels)
+        pixels = self.engine.asarray(pixels)
         self.network.forward(pixels)
         terms, gradients = self._losses()
         gradient = self.network.backward(gradients)
@@ -202,10 +202,10 @@ class Objective:
         for tap, p in self._content.items():
             content[tap] = p.scale * network.squared_distance(tap, p.features)
             gradients[tap] = TapGradient(target=p.features, scale=self.content_weight * p.weight * p.scale)
-        for tap, a in self._style.items():
-            M = network.positions(tap)
+        for tap, gram in network.grams(self._style).items():
+            a, M = self._style[tap], network.positions(tap)
             scale = self.style_weight * a.weight * a.scale
-            loss, dG = self.engine.style_term(network.gram(tap), M, a.gram, 1, scale)
+            loss, dG = self.engine.style_term(gram, M, a.gram, 1, scale)
             style[tap] = loss / (self.style_weight * a.weight)
             gradients[tap] = replace(gradients.get(tap, TapGradient()), dG=dG)
         content_sum = sum(self._content[tap].weight * v for tap, v in content.items())

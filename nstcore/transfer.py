@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 
 from . import engines, images
+from .engines import Engine
 from .errors import OptionError, RunError
 from .images import Picture
 from .objective import Objective, Terms
@@ -113,8 +114,9 @@ def stylize(
     init: str | Path = "content",
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str | None = None,
     threads: int | None = None,
+    engine: Engine | None = None,
     on_start: Callable[[Objective], object] | None = None,
     on_step: Callable[[Step], object] | None = None,
     **options: Any,
@@ -142,7 +144,7 @@ def stylize(
     seed : int
         Of the noise. With the same seed, options, machine and thread count, the result is the same bit for bit.
     device, dtype, threads
-        See `nstcore.engines.create`.
+        See `nstcore.engines.create`; or `engine`, one that exists already.
     on_start : callable, optional
         Called with the `Objective` before the first evaluation.
     on_step : callable, optional
@@ -178,7 +180,7 @@ def stylize(
         shape = images.fit(shape, size)
         content_pixels = images.resize_pixels(content_pixels, shape)
     style_pixels = [_with_long_side(images.as_pixels(s), max(shape)) for s in styles]
-    engine = engines.create(device, dtype, threads)
+    engine = engine or engines.create(device, dtype, threads)
     objective = Objective(
         loaded,
         content_pixels.transpose(1, 2, 0),
@@ -197,8 +199,8 @@ def stylize(
             "init": str(init),
             "seed": seed,
             "device": engine.name,
-            "precision": dtype,
-            "threads": threads,
+            "precision": engine.precision,
+            "threads": engine.threads,
             **({"learning_rate": learning_rate} if optimizer == "adam" else {"history": history}),
             **objective.settings(),
         },

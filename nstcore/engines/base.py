@@ -4,7 +4,7 @@ An engine knows a device and a float type. It turns weights into a `Network`, wh
 of one) at a time:
 
         forward(pixels)          features at the taps; they stay inside the network until backward
-        gram(tap), ...           statistics of those features: small arrays and numbers
+        grams(taps), ...         statistics of those features: small arrays and numbers
         backward(gradients)      from the gradient at the taps back to the pixels
 
 Feature arrays never leave it in their own layout: the objective names taps, and hands back what it was given. So the
@@ -87,6 +87,10 @@ class Network(ABC):
     def gram(self, tap: str) -> Any:
         """G = F F^T (N, N) of a tap, divided by nothing; an array of the engine that the tap's next one may reuse."""
 
+    def grams(self, taps: Iterable[str]) -> dict[str, Any]:
+        """The Gram matrices of several taps, by tap; an engine may compute them together."""
+        return {tap: self.gram(tap) for tap in taps}
+
     @abstractmethod
     def keep(self, tap: str) -> Any:
         """The tap's features as they are now, in the engine's own form: a content target."""
@@ -123,9 +127,13 @@ class Engine(ABC):
     Attributes
     ----------
     name : str
-        As on the command line: "reference", "cpu".
+        As on the command line: "reference", "cpu", "cuda".
     dtype : numpy.dtype
         Of pixels, gradients and Gram matrices.
+    precision : str
+        Of the arithmetic in between, as on the command line: "float32", "tf32".
+    threads : int or None
+        Threads of the CPU that it computes in; None where it says nothing.
     vectors : Vectors
         The operations that the optimizers may use on this engine's arrays.
     notice : str or None
@@ -134,6 +142,8 @@ class Engine(ABC):
 
     name: str
     dtype: np.dtype
+    precision: str
+    threads: int | None = None
     vectors: Vectors
     notice: str | None = None
 
@@ -149,6 +159,10 @@ class Engine(ABC):
         """A contiguous copy as an array of this engine."""
         return np.array(a, self.dtype, order="C")
 
+    def asarray(self, a: Any) -> Any:
+        """The array itself where it is one that this engine can read, else a contiguous copy."""
+        return np.ascontiguousarray(a, self.dtype)
+
     def numpy(self, a: Any) -> np.ndarray:
         """A NumPy copy of an array of this engine."""
         return np.array(a)
@@ -156,10 +170,6 @@ class Engine(ABC):
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         """Style loss of one layer and its gradient dG, which may take G's place: `ops.style_forward`, `.._backward`."""
         return ops.style_forward(G, M, A, M_style, scale), ops.style_backward(G, M, A, M_style, scale)
-
-    def squared_sum(self, a: Any) -> float:
-        """Sum of squares of a small array, in float64."""
-        return float(np.square(a, dtype=np.float64).sum())
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
         """Total variation; its gradient is added to `gradient`: `ops.total_variation_forward`, `.._backward`."""

@@ -23,6 +23,7 @@ class ReferenceEngine(Engine):
 
     def __init__(self, dtype: str = "float64") -> None:
         self.dtype = np.dtype(dtype)
+        self.precision = self.dtype.name
         self.vectors = Vectors()
 
     def describe(self) -> str:

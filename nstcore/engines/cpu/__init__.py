@@ -37,11 +37,12 @@ class CpuEngine(Engine):
 
     def __init__(self, dtype: str = "float32", threads: int | None = None, kernels: str | None = None) -> None:
         if dtype not in ("float32", "float64"):
-            raise DeviceError(f"device cpu: expected float32 or float64, got {dtype}; --device reference takes others")
+            raise DeviceError(f"device cpu: expected float32 or float64, got {dtype}")
         wanted = available_cores() if threads is None else threads
         if wanted < 1:
             raise OptionError(f"threads: expected 1 or more, got {wanted}")
         self.dtype = np.dtype(dtype)
+        self.precision = dtype
         self.threads = wanted
         self.library, self.notice = choose(kernels) if dtype == "float32" else (None, None)
         if self.library is not None:
