@@ -1,0 +1,74 @@
+"""Where kernels are tested: on the CPU in three thread orders, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from nstcore.engines.cuda import gpu, on_cpu
+from nstcore.engines.cuda.device import Device
+from nstcore.engines.cuda.precision import FLOAT32, Precision, from_elements, to_elements
+
+ORDERS = ("ascending", "descending", "random")
+
+
+class Machine:
+    """One or more devices that must give the same bits."""
+
+    def __init__(self, devices: list[Device]) -> None:
+        self.devices = devices
+
+    def check(self, run: Callable[[Device], np.ndarray | tuple[np.ndarray, ...]]):
+        """What `run` returns, after it gave the same bits on every device."""
+        first, *others = ([np.asarray(a) for a in _several(run(d))] for d in self.devices)
+        for other in others:
+            for a, b in zip(first, other, strict=True):
+                assert a.dtype == b.dtype
+                assert a.shape == b.shape
+                assert a.tobytes() == b.tobytes(), "the result depends on the order of the threads: a race"
+        return first[0] if len(first) == 1 else tuple(first)
+
+
+def _several(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@pytest.fixture(params=["on-cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine(request) -> Machine:
+    """Every thread order of the CPU's stand-in; on a GPU, the same launch twice."""
+    if request.param == "on-cpu":
+        return _stand_in()
+    if problem := gpu.problem():
+        pytest.skip(problem)
+    return Machine([gpu.GpuDevice()] * 2)
+
+
+@pytest.fixture
+def stand_in() -> Machine:
+    """The CPU's stand-in alone: for kernels with a planted bug, which a GPU may or may not show."""
+    return _stand_in()
+
+
+def _stand_in() -> Machine:
+    if problem := on_cpu.problem():
+        pytest.skip(problem)
+    return Machine([on_cpu.OnCpuDevice(order=order) for order in ORDERS])
+
+
+def elements(device: Device, a: np.ndarray, precision: Precision = FLOAT32):
+    """An array of elements on the device."""
+    return device.to_device(to_elements(a, precision))
+
+
+def unwritten(device: Device, shape, dtype):
+    """An array on the device in which everything is NaN."""
+    a = device.empty(shape, dtype)
+    device.fill_bytes(a, 255)
+    return a
+
+
+def floats(device: Device, a, precision: Precision = FLOAT32) -> np.ndarray:
+    """What an array of elements holds, as float32."""
+    return from_elements(device.to_host(a), precision)

@@ -1,0 +1,90 @@
+// From a call by Python to the blocks: OS threads that share them, in the order that the launch asks for.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "barrier.h"
+
+namespace cuda_on_cpu {
+
+// Every number below n once: 0, 1, ...; or backwards; or jumping by a step that has no divisor in common with n
+class BlockOrder {
+ public:
+  BlockOrder(const Launch& launch) : count(launch.blocks()) {
+    if (launch.order == DESCENDING) first = count - 1, step = count - 1;
+    if (launch.order == RANDOM) {
+      Random random = {launch.seed};
+      first = random.next() % count;
+      do step = random.next() % count;
+      while (divisor(step, count) != 1);
+    }
+  }
+  uint64_t operator[](uint64_t i) const { return uint64_t((first + (unsigned __int128)step * i) % count); }
+
+ private:
+  static uint64_t divisor(uint64_t a, uint64_t b) { return b ? divisor(b, a % b) : a; }
+
+  uint64_t count, first = 0, step = 1;
+};
+
+// Returns 0, or 1 with what the kernel did wrong in `message`
+inline int run(const Launch& launch, void (*kernel)(void*), void* arguments, char* message, size_t message_bytes) {
+  // Processors, and with them their stacks, are kept from one launch to the next, which must wait for its turn
+  static std::mutex busy;
+  static std::vector<Processor*>& processors = *new std::vector<Processor*>;
+  std::lock_guard<std::mutex> lock(busy);
+  while (processors.size() < launch.os_threads) processors.push_back(new Processor);
+
+  const BlockOrder order(launch);
+  const uint64_t count = launch.blocks();
+  std::atomic<uint64_t> next{0};
+  std::atomic<int> failed{0};
+  auto work = [&](Processor& processor) {
+    for (uint64_t i; !failed && (i = next++) < count;)
+      if (!processor.run(launch, kernel, arguments, order[i]) && !failed.exchange(1))
+        snprintf(message, message_bytes, "%s", processor.message);
+  };
+  std::vector<std::thread> others;
+  for (unsigned i = 1; i < launch.os_threads && i < count; ++i) others.emplace_back(work, std::ref(*processors[i]));
+  work(*processors[0]);
+  for (std::thread& other : others) other.join();
+  acquire(&processors[0]->over);
+  return failed;
+}
+
+// A kernel and its arguments, as a function of one pointer
+template <class... Types>
+struct Call {
+  void (*kernel)(Types...);
+  void** arguments;
+
+  template <size_t... I>
+  void apply(std::index_sequence<I...>) {
+    kernel(*static_cast<Types*>(arguments[I])...);
+  }
+  static void thread(void* call) { static_cast<Call*>(call)->apply(std::index_sequence_for<Types...>{}); }
+};
+
+template <class... Types>
+int launch(void (*kernel)(Types...), unsigned bound, const Launch& asked, void** arguments, char* message,
+           size_t bytes) {
+  if (asked.threads() > bound) {
+    snprintf(message, bytes, "%u threads in a block, but __launch_bounds__ says at most %u", asked.threads(), bound);
+    return 1;
+  }
+  Call<Types...> call = {kernel, arguments};
+  return run(asked, Call<Types...>::thread, &call, message, bytes);
+}
+
+}  // namespace cuda_on_cpu
+
+// What Python calls; BOUND is the first argument of __launch_bounds__
+#define CUDA_ON_CPU_KERNEL(NAME, BOUND)                                                                          \
+  extern "C" __attribute__((visibility("default"))) int launch_##NAME(                                          \
+      const cuda_on_cpu::Launch* asked, void** arguments, char* message, size_t bytes) {                         \
+    return cuda_on_cpu::launch(&NAME, BOUND, *asked, arguments, message, bytes);                                 \
+  }
