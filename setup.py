@@ -1,4 +1,5 @@
-"""Build of nstcore. The top-level folders `kernels` and `weights` hold data; a wheel carries them in the package.
+"""Build of nstcore. The top-level folders `kernels` and `weights` hold data; a wheel carries them in the package, and
+with them what runs CUDA kernels on a CPU.
 
 The native CPU kernels (kernels/cpu/*.c) become one library per instruction set, beside nstcore/engines/cpu. They are
 loaded by ctypes, so neither Python's headers nor its ABI matter, and they are optional: without a working compiler the
@@ -24,6 +25,11 @@ from setuptools.dist import Distribution
 from setuptools.errors import CCompilerError, CompileError
 
 ROOT = Path(__file__).resolve().parent
+DATA = {  # folders that a wheel carries inside the package
+    "nstcore._cuda_on_cpu": "tools/cuda_on_cpu",
+    "nstcore._kernels": "kernels",
+    "nstcore._weights": "weights",
+}
 SOURCES = Path("kernels/cpu")
 FLAGS = ["-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-pthread", "-g0"]
 INSTRUCTIONS = {
@@ -130,11 +136,12 @@ setup(
         )
         for name in instruction_sets()
     ],
-    packages=[*find_packages(include=["nstcore", "nstcore.*"]), "nstcore._kernels", "nstcore._weights"],
-    package_dir={"nstcore._kernels": "kernels", "nstcore._weights": "weights"},
+    packages=[*find_packages(include=["nstcore", "nstcore.*"]), *DATA],
+    package_dir=DATA,
     package_data={
         "nstcore": ["py.typed", "examples/*"],
-        "nstcore._kernels": ["*.md", "cpu/*.[ch]"],
+        "nstcore._cuda_on_cpu": ["*.md", "*.h"],
+        "nstcore._kernels": ["*.md", "cpu/*.[ch]", "cuda/*.cuh", "cuda/*/*.cu", "cuda/*/*.cuh"],
         "nstcore._weights": ["*.md", "*.h5", "*.toml"],
     },
 )

@@ -201,7 +201,7 @@ def paint(python: Path, folder: Path, **environment: str) -> subprocess.Complete
 def checkout(tmp_path):
     """A copy, without what was built in the original."""
     folder = tmp_path / "checkout"
-    for name in ("nstcore", "kernels", "weights"):
+    for name in ("nstcore", "kernels", "weights", "tools/cuda_on_cpu"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -228,8 +228,14 @@ def test_a_wheel_carries_the_kernels_and_their_sources_for_any_python(checkout, 
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for source in (ROOT / "kernels" / "cpu").glob("*.[ch]"):
-        assert f"nstcore/_kernels/cpu/{source.name}" in names
+    for inside, folder, pattern in (
+        ("_kernels", ROOT / "kernels", "cpu/*.[ch]"),
+        ("_kernels", ROOT / "kernels", "cuda/**/*.cu*"),
+        ("_cuda_on_cpu", ROOT / "tools" / "cuda_on_cpu", "*.h"),
+    ):
+        sources = {str(path.relative_to(folder)) for path in folder.glob(pattern)}
+        assert sources
+        assert {f"nstcore/{inside}/{name}" for name in sources} <= set(names)
     for instructions in BUILT:
         assert f"nstcore/engines/cpu/libnst_{instructions}.so" in names
     done = paint(installed(wheel, tmp_path / "environment"), tmp_path)

@@ -146,15 +146,17 @@ def section(args: argparse.Namespace) -> str:
     return getattr(args, "instructions", None) or args.command
 
 
-def split(path: Path, name: str) -> tuple[str, str]:
+def split(path: Path, name: str, group: str = "bench") -> tuple[str, str]:
     """The text of a file up to the opening marker and from the closing one, both markers included.
+
+    `group` is the first word of the markers: that of the tool that writes the table.
 
     Raises
     ------
     OptionError
         If the two are not there, once each and in this order.
     """
-    opening, closing = f"<!-- bench:{name} -->\n", f"<!-- /bench:{name} -->"
+    opening, closing = f"<!-- {group}:{name} -->\n", f"<!-- /{group}:{name} -->"
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -168,9 +170,9 @@ def split(path: Path, name: str) -> tuple[str, str]:
     return before + opening, closing + after
 
 
-def write(path: Path, name: str, content: str) -> None:
+def write(path: Path, name: str, content: str, group: str = "bench") -> None:
     """Replace what is between the markers."""
-    before, after = split(path, name)
+    before, after = split(path, name, group)
     with replacing(path) as part:
         part.write_text(f"{before}\n{content}\n{after}", encoding="utf-8")
 

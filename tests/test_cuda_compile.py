@@ -1,0 +1,409 @@
+"""Compiling the CUDA kernels without a GPU: the compiler, the cache, and what every rung's file promises."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import bench
+import compile_kernels
+import pytest
+from conftest import ROOT
+
+from nstcore.engines.cuda import compile as compiling
+from nstcore.engines.cuda import nvrtc, source, variants
+from nstcore.engines.cuda.compile import OPTIONS, compile_rung
+from nstcore.engines.cuda.precision import FLOAT16, FLOAT32, TF32
+from nstcore.errors import DeviceError
+
+TEXT = """// op:        tests                      rung: 01_rung
+// requires:  nothing
+#include "common.cuh"
+extern "C" __global__ void mirrored(float* x) {
+  __shared__ float all[256];
+  all[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  x[threadIdx.x] = all[255 - threadIdx.x];
+}
+extern "C" __global__ void crowded(const float* x, float* y, int n) {
+  float kept[96];
+#pragma unroll
+  for (int i = 0; i < 96; ++i) kept[i] = x[i * n];
+#pragma unroll
+  for (int i = 0; i < 96; ++i) y[i] = kept[95 - i] * kept[i];
+}
+"""
+SHARED = {75: 64 * 1024, 80: 99 * 1024}  # bytes that a block can have on sm_75; on sm_86 and sm_89, the least after it
+needs_nvrtc = pytest.mark.skipif(nvrtc.problem() is not None, reason=str(nvrtc.problem()))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setenv("NSTCORE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def rung_of(tmp_path):
+    def make(text=TEXT, name="tests/01_rung", **headers):
+        path = tmp_path / "01_rung.cu"
+        path.write_text(text)
+        for header, content in headers.items():
+            (tmp_path / f"{header}.cuh").write_text(content)
+        return source.parse(path, name)
+
+    return make
+
+
+def compiled(rung, architecture=80, precision=FLOAT32, **defines):
+    return compile_rung(rung, architecture, variants.options(precision, defines))
+
+
+# -- NVRTC -------------------------------------------------------------------------------------------------------------
+
+
+@needs_nvrtc
+def test_a_kernel_compiles_without_a_gpu_and_its_resources_are_told(rung_of, home):
+    done = compiled(rung_of())
+    assert done.cubin.startswith(b"\x7fELF")
+    assert done.path.read_bytes() == done.cubin
+    assert set(done.resources) == {"mirrored", "crowded"}
+    mirrored = done.resources["mirrored"]
+    assert mirrored.shared == 256 * 4
+    assert 1 <= mirrored.registers <= 32
+    assert (mirrored.stack, mirrored.spill_stores, mirrored.spill_loads) == (0, 0, 0)
+    assert done.resources["crowded"].registers > mirrored.registers
+
+
+@needs_nvrtc
+def test_registers_that_do_not_fit_are_told():
+    options = [*OPTIONS, "--maxrregcount=32", "--define-macro=PRECISION=FLOAT32"]
+    headers = {"common.cuh": (source.folder() / "common.cuh").read_text()}
+    _, log = nvrtc.find().compile(TEXT, "tests.cu", headers, 80, options)
+    crowded = nvrtc.resources(log)["crowded"]
+    assert crowded.registers <= 32
+    assert crowded.spill_stores > 0
+    assert crowded.spill_loads > 0
+    assert crowded.stack > 0
+
+
+def test_a_log_without_registers_is_not_taken_for_a_kernel_without_any():
+    with pytest.raises(ValueError, match="expected the registers of a kernel"):
+        nvrtc.resources("ptxas info : Compiling entry function 'f' for 'sm_80'\nsomething else\n")
+
+
+@needs_nvrtc
+def test_an_error_names_the_file_and_the_line(rung_of, home):
+    with pytest.raises(nvrtc.CompileError) as error:
+        compiled(rung_of(TEXT.replace("255 - threadIdx.x", "255 - threadIdx.x + nobody")))
+    assert str(error.value) == 'tests/01_rung.cu:8: identifier "nobody" is undefined'
+    assert "nobody" in error.value.log
+
+
+@needs_nvrtc
+def test_an_error_in_a_header_names_the_header(rung_of, home):
+    with pytest.raises(nvrtc.CompileError, match=r"^own\.cuh:2: .*nothing"):
+        compiled(rung_of('#include "own.cuh"\n', own="\nstatic __device__ int f() { return nothing; }\n"))
+
+
+@needs_nvrtc
+def test_an_option_that_the_compiler_does_not_know_is_an_error_too(rung_of, home):
+    with pytest.raises(nvrtc.CompileError, match=r"^tests/01_rung\.cu: .*gpu-architecture"):
+        compiled(rung_of(), architecture=12)
+
+
+def test_without_nvrtc_one_line_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(nvrtc, "places", lambda major: ["/nowhere/libnvrtc.so"])
+    assert nvrtc.problem() == (
+        "NVRTC, which compiles the CUDA kernels, was not found (libnvrtc.so); pip install nvidia-cuda-nvrtc"
+    )
+    with pytest.raises(DeviceError, match=r"pip install nvidia-cuda-nvrtc-cu12$"):
+        nvrtc.find(12)
+
+
+def test_the_compiler_of_the_drivers_cuda_is_looked_for_first(monkeypatch):
+    monkeypatch.setattr(nvrtc, "places", lambda major: [f"libnvrtc.so.{major}"])
+    monkeypatch.setattr(nvrtc, "_load", lambda path: path)
+    assert nvrtc.find() == "libnvrtc.so.13"
+    assert nvrtc.find(12) == "libnvrtc.so.12"
+    monkeypatch.setattr(nvrtc, "_load", lambda path: path if path.endswith("12") else None)
+    assert nvrtc.find(13) == "libnvrtc.so.12"
+
+
+def test_packages_come_before_a_toolkit_and_that_before_the_system(monkeypatch):
+    monkeypatch.setenv("CUDA_PATH", "/opt/toolkit")
+    found = [str(place) for place in nvrtc.places(13)]
+    assert found[-1] == "libnvrtc.so.13"
+    assert found.index("/opt/toolkit/lib64/libnvrtc.so.13") < found.index("/usr/local/cuda/lib64/libnvrtc.so.13")
+    packages = [i for i, place in enumerate(found) if "/nvidia/" in place]
+    assert all(i < found.index("/opt/toolkit/lib64/libnvrtc.so.13") for i in packages)
+
+
+def test_what_is_no_library_is_passed_over(tmp_path):
+    path = tmp_path / "libnvrtc.so.13"
+    path.write_bytes(b"\x7fELF")
+    assert nvrtc._load(str(path)) is None
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How often the compiler ran."""
+    runs = []
+    real = nvrtc.Nvrtc.compile
+    monkeypatch.setattr(nvrtc.Nvrtc, "compile", lambda *a: runs.append(a) or real(*a))
+    return runs
+
+
+@needs_nvrtc
+def test_a_rung_is_compiled_once(rung_of, home, counted):
+    first, second = compiled(rung_of()), compiled(rung_of())
+    assert first == second
+    assert len(counted) == 1
+    assert first.path.parent == home / "kernels"
+
+
+@needs_nvrtc
+def test_everything_that_matters_makes_another_cubin(rung_of, home, counted, monkeypatch):
+    text = '#include "own.cuh"\n' + TEXT
+    paths = [
+        compiled(rung_of()).path,
+        compiled(rung_of(), architecture=90).path,
+        compiled(rung_of(), precision=TF32).path,
+        compiled(rung_of(), TILE=1).path,
+        compiled(rung_of(), TILE=2).path,
+        compiled(rung_of(TEXT + "\n")).path,
+        compiled(rung_of(text, own="#define OWN 1\n")).path,
+        compiled(rung_of(text, own="#define OWN 2\n")).path,
+    ]
+    monkeypatch.setattr(compiling, "OPTIONS", (*OPTIONS, "--maxrregcount=64"))
+    paths.append(compiled(rung_of()).path)
+    monkeypatch.setattr(nvrtc.Nvrtc, "__str__", lambda self: "NVRTC 99.0")
+    paths.append(compiled(rung_of()).path)
+    assert len(set(paths)) == len(paths) == len(counted)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def other_kernel(path):
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"resources": {"f": {"registers": 1}}}))
+
+
+@needs_nvrtc
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [
+        (".cubin", cut),
+        (".cubin", lambda path: path.write_bytes(b"")),
+        (".cubin", lambda path: path.unlink()),
+        (".json", cut),
+        (".json", lambda path: path.write_text("[]")),
+        (".json", lambda path: path.write_bytes(b"\xff\xfe")),
+        (".json", other_kernel),
+        (".json", lambda path: path.unlink()),
+    ],
+)
+def test_a_damaged_entry_of_the_cache_is_made_again(rung_of, home, counted, suffix, damage):
+    whole = compiled(rung_of())
+    damage(whole.path.with_name(whole.path.name.removesuffix(".cubin") + suffix))
+    assert compiled(rung_of()) == whole
+    assert whole.path.read_bytes() == whole.cubin
+    assert len(counted) == 2
+    assert compiled(rung_of()) == whole
+    assert len(counted) == 2
+
+
+@needs_nvrtc
+def test_where_nothing_can_be_kept_kernels_are_compiled_all_the_same(rung_of, home):
+    home.write_text("a file where a folder should be")
+    done = compiled(rung_of())
+    assert done.path.read_bytes() == done.cubin
+    assert home.is_file()
+
+
+@needs_nvrtc
+def test_threads_may_compile_the_same_rung_at_once(rung_of, home):
+    rung = rung_of()
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: compiled(rung, precision=FLOAT16), range(8)))
+    assert all(d == done[0] for d in done)
+    assert sorted(p.suffix for p in (home / "kernels").iterdir()) == [".cubin", ".json"]
+
+
+# -- the ladder --------------------------------------------------------------------------------------------------------
+
+ALL = list(variants.all_variants())
+
+
+def test_every_rung_has_a_form_in_which_it_is_compiled():
+    assert {v.rung for v in ALL} == set(source.rungs())
+    assert len(set(map(str, ALL))) == len(ALL), "a form is given twice"
+
+
+@pytest.mark.parametrize("name", source.rungs())
+def test_the_head_of_a_rung_agrees_with_its_place(name):
+    rung = source.read(name)
+    op, short = name.split("/")
+    needed = {"op", "rung", "math", "reference", "requires", "napkin", "launch"}
+    assert needed <= set(rung.head), f"missing: {needed - set(rung.head)}"
+    assert op.replace("_", " ") in rung.head["op"]
+    assert rung.head["rung"] == short
+    assert rung.kernels, "no kernel whose launches can be checked"
+    over = [key.removeprefix("over ") for key in rung.head if key.startswith("over ")]
+    earlier = [other.split("/")[1][:2] for other in source.rungs() if other.startswith(f"{op}/") and other < name]
+    assert len(over) == bool(earlier), "every rung but an operation's first says what it adds, and to which"
+    assert set(over) <= set(earlier)
+
+
+@pytest.mark.parametrize("name", source.rungs())
+def test_what_a_head_refers_to_is_there(name):
+    """`reference: nstcore/ops/a.py f, g; b.py h`: a file without a folder lies where the last one does."""
+    head = source.read(name).head
+    folder, names, text = "", [], ""
+    _, *parts = re.split(r"([\w/]+\.py)", re.sub(r"\(.*?\)", "", head["reference"]))
+    for path, words in zip(parts[::2], parts[1::2], strict=True):
+        folder = path.rpartition("/")[0] or folder
+        text += (ROOT / folder / path.rpartition("/")[2]).read_text()
+        names += set(re.findall(r"\w+", words)) - {"and"}
+    assert names, f"reference: expected a file of the book and functions in it, got {head['reference']}"
+    missing = [n for n in names if not re.search(rf"^\s*(?:def|class) {n}\b", text, re.M)]
+    assert not missing, f"reference: there is no {missing}"
+    launched = re.findall(r"nstcore/engines/cuda/\w+\.py", head["launch"])
+    assert launched, f"launch: expected a file in nstcore/engines/cuda, got {head['launch']}"
+    for path in launched:
+        assert name.split("/")[0] in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("variant", ALL, ids=str)
+def test_options_are_such_as_the_file_reads(variant):
+    rung = source.read(variant.rung)
+    text = rung.text + "".join(rung.headers.values())
+    for name in variant.defines:
+        assert re.search(rf"\b{name}\b", text), f"{variant.rung} does not know -D{name}"
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("variant", ALL, ids=str)
+def test_every_form_of_every_rung_compiles(variant):
+    rung = source.read(variant.rung)
+    architectures = {max(80, variant.architecture), *((90,) if variant.production else ())}
+    for (_, architecture), kernels in compile_kernels.compile_all([variant], sorted(architectures)).items():
+        assert set(kernels) == set(rung.kernels)
+        for name, taken in kernels.items() if variant.production else ():
+            assert (taken.spill_stores, taken.spill_loads) == (0, 0), f"{name} spills on sm_{architecture}"
+            assert taken.shared + variant.shared <= SHARED[variant.architecture], name
+
+
+@needs_nvrtc
+@pytest.mark.slow
+def test_every_form_compiles_for_all_its_architectures_and_the_table_is_not_stale(capsys):
+    assert compile_kernels.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_the_ladder_is_that_of_the_heads():
+    assert compile_kernels.written(bench.README, "ladder") == compile_kernels.ladder().strip(), (
+        "python tools/compile_kernels.py --write"
+    )
+
+
+def test_the_table_names_every_form_of_every_kernel():
+    """Without compiling anything."""
+    written = compile_kernels.named(compile_kernels.written(bench.README, "compile"))
+    nothing = nvrtc.Resources(0, 0, 0, 0, 0)
+    results = {(v, v.architecture): dict.fromkeys(source.read(v.rung).kernels, nothing) for v in ALL}
+    rows = compile_kernels.rows(results, sorted({a for _, a in results}))
+    assert written == [list(row[:4]) for row in rows], "python tools/compile_kernels.py --write"
+
+
+# -- the tool ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one_rung(rung_of, monkeypatch, home):
+    """A ladder of a single rung with two forms."""
+
+    def make(text=TEXT, production=True):
+        made = rung_of(text)
+        monkeypatch.setattr(source, "read", lambda name: made)
+        found = [
+            variants.Variant("tests/01_rung", FLOAT32, {"TILE": 2}, 1024, production),
+            variants.Variant("tests/01_rung", TF32, {"TILE": 2}, 1024, production),
+        ]
+        monkeypatch.setattr(compile_kernels, "all_variants", lambda: found)
+        return found
+
+    return make
+
+
+@pytest.fixture
+def document(tmp_path):
+    path = tmp_path / "README.md"
+    tables = "".join(f"<!-- kernels:{name} -->\nold\n<!-- /kernels:{name} -->\n\n" for name in ("ladder", "compile"))
+    path.write_text(f"Before.\n\n{tables}After.\n")
+    return path
+
+
+@needs_nvrtc
+def test_the_tool_writes_a_table_that_it_then_finds_fresh(one_rung, document, capsys):
+    one_rung()
+    assert compile_kernels.main(["--write", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith("Before.")
+    assert text.endswith("After.\n")
+    assert "| **tests/01_rung** | mirrored | float32, tf32 | 2 |" in text
+    assert "| 1024 | 1024 | 0 |" in text
+    assert compile_kernels.main(["--check", str(document)]) == 0
+    document.write_text(text.replace("| 1024 | 1024 |", "| 1024 | 1025 |"))
+    assert compile_kernels.main(["--check", str(document)]) == 1
+    assert "stale" in capsys.readouterr().err
+    # of another compiler's table only the names must be these
+    other = text.replace(str(nvrtc.find()), "NVRTC 1.0").replace("| 1024 | 1024 |", "| 1024 | 1025 |")
+    document.write_text(other)
+    assert compile_kernels.main(["--check", str(document)]) == 0
+    document.write_text(other.replace("float32, tf32 | 2 |", "float32, tf32 | 3 |"))
+    assert compile_kernels.main(["--check", str(document)]) == 1
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("production", [True, False])
+def test_only_a_production_rung_must_not_spill(one_rung, document, capsys, production):
+    spilling = TEXT.replace("void crowded", "void __launch_bounds__(1024, 2) crowded")
+    one_rung(spilling, production)
+    assert compile_kernels.main(["--write", str(document)]) == int(production)
+    said = capsys.readouterr().err
+    assert ("crowded" in said and "spill stores" in said) == production
+    assert re.search(r"crowded .*\| sm_80 [1-9]\d*\+[1-9]\d*, sm_90 ", document.read_text())
+
+
+@needs_nvrtc
+def test_the_tool_refuses_what_is_not_there_and_a_table_of_a_part(one_rung, document, capsys):
+    one_rung()
+    assert compile_kernels.main(["conv9x9"]) == 2
+    assert compile_kernels.main(["--architectures", "80", "--write", str(document)]) == 2
+    assert compile_kernels.main(["--forms", "--check", str(document)]) == 2
+    one_rung(TEXT + "int wrong = nobody;")
+    assert compile_kernels.main([]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert "tests/01_rung.cu:" in said[3]
+
+
+@needs_nvrtc
+def test_the_tool_prints_what_was_asked_for(one_rung, capsys):
+    one_rung()
+    assert compile_kernels.main(["tests/01", "--architectures", "80,sm_90"]) == 0
+    printed = capsys.readouterr().out
+    assert "for sm_80, sm_90 (" in " ".join(printed.split())
+    assert "| **tests/01_rung** | mirrored | float32, tf32 | 2 |" in printed
+    assert compile_kernels.main(["tests/01", "--architectures", "75,80", "--forms"]) == 0
+    printed = capsys.readouterr().out
+    registers = r"\d+( \d+)?"
+    assert re.search(rf"\| mirrored \| float32 \| TILE=2 \| {registers} \| 1024 \| 1024 \| 0 \|", printed)
+    assert re.search(r"\| mirrored \| tf32 \| TILE=2 \| - \d+ \| 1024 \| 1024 \| 0 \|", printed)
