@@ -1,0 +1,41 @@
+// op:        total variation            rung: 01_two_stage
+// math:      TV = sum (x[c,p+1,q] - x[c,p,q])^2 + sum (x[c,p,q+1] - x[c,p,q])^2
+//            dx[c,p,q] += factor (x[p,q]-x[p,q-1] - (x[p,q+1]-x[p,q]) + x[p,q]-x[p-1,q] - (x[p+1,q]-x[p,q]))
+// reference: nstcore/ops/total_variation.py total_variation_forward, total_variation_backward
+// requires:  x, dx (C, H, W) float32, not overlapping; any C, H, W
+// launch:    nstcore/engines/cuda/losses.py: total_variation with one block of THREADS per piece, then sum_pieces with
+//            one block
+// napkin:    each pixel gathers from its four neighbours, which the cache holds: 12 bytes of memory a pixel, and nobody
+//            adds to another's gradient
+#include "reduce.cuh"
+
+#define TILE_WIDTH 32
+#define TILE_HEIGHT WARPS  // a warp is a row of a tile; a tile's pixels are one per thread
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    total_variation(const float* __restrict__ x, float factor, float* __restrict__ dx, double* __restrict__ pieces,
+                    int C, int H, int W) {
+  const int across = (W + TILE_WIDTH - 1) / TILE_WIDTH, down = (H + TILE_HEIGHT - 1) / TILE_HEIGHT;
+  double sum = 0;
+  for (int64_t tile = blockIdx.x; tile < (int64_t)C * down * across; tile += gridDim.x) {
+    const int64_t strip = tile / across;  // TILE_HEIGHT rows of one channel
+    const int p = (int)(strip % down) * TILE_HEIGHT + threadIdx.x / 32;
+    const int q = (int)(tile % across) * TILE_WIDTH + threadIdx.x % 32;
+    if (p < H && q < W) {
+      const int64_t i = (strip / down * H + p) * W + q;
+      const float at = x[i];
+      const float right = q + 1 < W ? x[i + 1] - at : 0.f, left = q > 0 ? at - x[i - 1] : 0.f;
+      const float below = p + 1 < H ? x[i + W] - at : 0.f, above = p > 0 ? at - x[i - W] : 0.f;
+      dx[i] += factor * (left - right + above - below);
+      sum += __fmaf_rn(right, right, below * below);
+    }
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sum_pieces(const double* __restrict__ pieces, double* __restrict__ total, int count) {
+  const double sum = sum_of_pieces(pieces, count);
+  if (threadIdx.x == 0) *total = sum;
+}

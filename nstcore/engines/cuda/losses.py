@@ -1,0 +1,125 @@
+"""Losses and their gradients on a GPU: kernels/cuda/content, style, total_variation.
+
+A loss is a number that the host wants: each takes one pass over its arrays, which leaves a partial sum per block, a
+launch of one block that adds these in double, and a copy of 8 bytes. The gradient is written by the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ...errors import ShapeError
+from .device import Array, Device, Kernel
+from .precision import FLOAT32, PRECISIONS, Precision
+from .variants import Variant
+from .vectors import PIECES, THREADS, CudaVectors, pieces
+
+CONTENT, STYLE, VARIATION = "content/01_two_stage", "style/01_two_stage", "total_variation/01_two_stage"
+TILE, ROWS = 32, 8  # of pack_style: a block of TILE x ROWS threads, -DROWS, per TILE x TILE elements
+TILE_HEIGHT = THREADS // 32  # of total_variation: TILE_HEIGHT x 32 pixels at a time
+
+
+def variants() -> Iterator[Variant]:
+    """Every form in which the rungs are compiled; all of them are production's."""
+    for rung in (CONTENT, STYLE):
+        for precision in PRECISIONS.values():
+            yield Variant(rung, precision, _defines(rung), production=True)
+    yield Variant(VARIATION, FLOAT32, _defines(VARIATION), production=True)
+
+
+def _defines(rung: str) -> dict[str, int]:
+    return {"THREADS": THREADS, "ROWS": ROWS} if rung == STYLE else {"THREADS": THREADS}
+
+
+class Losses:
+    """Content, style and total variation for the features of one precision.
+
+    Losses come back as Python floats. The terms of one 16-byte load are added in float32, all others in float64; with
+    those of the differences and squares, a sum has at most 11 roundings by 2^-24. The same bits on every GPU.
+
+    Parameters
+    ----------
+    device : Device
+    precision : Precision
+        Of the features; Gram matrices, pixels and their gradients are float32.
+    """
+
+    def __init__(self, device: Device, precision: Precision) -> None:
+        self.device, self.precision = device, precision
+        self._vectors = CudaVectors(device)
+        self._pieces = device.empty(PIECES, np.float64)
+        self._total = device.empty(1, np.float64)
+
+    def squared_distance(self, F: Array, P: Array | None) -> float:
+        """sum (F - P)^2 of elements, sum F^2 for None: `ops.content_forward` with scale 1."""
+        return self._squares(self.precision, F, P)
+
+    def squared_sum(self, a: Array) -> float:
+        """sum a^2 of a float32 array."""
+        return self._squares(FLOAT32, a, None)
+
+    def max_abs(self, a: Array) -> float:
+        """max |a| of a float32 array; NaN if there is one in it."""
+        return self._vectors.max_abs(a)
+
+    def style(self, G: Array, M: int, A: Array, M_style: int, scale: float) -> tuple[float, Array]:
+        """Style loss of one layer, and its gradient in G's place: `ops.style_forward`, `ops.style_backward`.
+
+        Parameters
+        ----------
+        G, A : float32 arrays (N, N)
+            Of the picture and of the style, over M and M_style positions.
+        """
+        _square("G", G, A.shape)
+        _square("A", A, G.shape)
+        count, factor = pieces(G.size, 1), 2 * scale / M
+        kernel = self._kernel(STYLE, "style", self.precision)
+        kernel(count, THREADS, G, A, self._pieces, M, M_style, factor, G.size)
+        return scale * self._sum(STYLE, self.precision, count), G
+
+    def pack_style(self, dG: Array, factor: float, S: Array) -> None:
+        """S = to_element(factor (dG + dG^T)), what the features are multiplied by in `ops.gram_backward`.
+
+        `factor` brings S into the range of 16-bit elements; it is taken out again where S is used.
+        """
+        _square("dG", dG, S.shape)
+        _square("S", S, dG.shape)
+        across = -(-len(dG) // TILE)
+        self._kernel(STYLE, "pack_style", self.precision)((across, across), (TILE, ROWS), dG, factor, S, len(dG))
+
+    def total_variation(self, pixels: Array, scale: float, gradient: Array) -> float:
+        """Total variation of pixels (C, H, W); its gradient is added to `gradient`.
+
+        `ops.total_variation_forward`, `ops.total_variation_backward`.
+        """
+        if pixels.ndim != 3 or gradient.shape != pixels.shape:
+            raise ShapeError(
+                f"pixels, gradient: expected two arrays (C, H, W), got {pixels.shape} and {gradient.shape}"
+            )
+        C, H, W = pixels.shape
+        count = min(C * -(-H // TILE_HEIGHT) * -(-W // 32), PIECES)
+        kernel = self._kernel(VARIATION, "total_variation", FLOAT32)
+        kernel(count, THREADS, pixels, 2 * scale, gradient, self._pieces, C, H, W)
+        return scale * self._sum(VARIATION, FLOAT32, count)
+
+    def _squares(self, precision: Precision, F: Array, P: Array | None) -> float:
+        if P is not None and P.shape != F.shape:
+            raise ShapeError(f"P: expected the shape of F {F.shape}, got {P.shape}")
+        count = pieces(F.size, 16 // precision.dtype.itemsize)
+        self._kernel(CONTENT, "squared_distance", precision)(count, THREADS, F, P, self._pieces, F.size)
+        return self._sum(CONTENT, precision, count)
+
+    def _sum(self, rung: str, precision: Precision, count: int) -> float:
+        """The second stage: the sum of the pieces that a kernel of the same file has left."""
+        self._kernel(rung, "sum_pieces", precision)(1, THREADS, self._pieces, self._total, count)
+        return float(self.device.to_host(self._total)[0])
+
+    def _kernel(self, rung: str, function: str, precision: Precision) -> Kernel:
+        return self.device.kernel(rung, function, precision, **_defines(rung))
+
+
+def _square(name: str, a: Array, shape: tuple[int, ...]) -> None:
+    if a.shape != shape or a.shape != (len(a), len(a)):
+        raise ShapeError(f"{name}: expected a square matrix {shape}, got {a.shape}")

@@ -1,0 +1,264 @@
+"""The GPU's losses and their gradients against the book in float64, in three thread orders and all precisions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_sanitized import run_sanitized
+
+from nstcore import ops
+from nstcore.engines.cuda import losses, source, vectors
+from nstcore.engines.cuda.losses import Losses
+from nstcore.engines.cuda.precision import FLOAT32, PRECISIONS, from_elements, to_elements
+from nstcore.errors import ShapeError
+
+SIZES = [1, 2, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025, 8193, 3 * 67 * 131]
+LARGE = pytest.param(3 * 256 * 257, marks=pytest.mark.slow)
+SIDES = [1, 2, 31, 32, 33, 64, 130, pytest.param(513, marks=pytest.mark.slow)]
+PICTURES = [(1, 1, 1), (3, 1, 7), (3, 7, 1), (1, 8, 32), (2, 9, 33), (3, 67, 131)]
+each_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=lambda p: p.name)
+UNIT = 2.0**-24  # of float32: the largest relative error of one operation
+GUARD = 16  # elements of NaN behind every array: nothing may read or write them
+
+
+def guarded(device, a):
+    """A copy on the device with NaN behind it; and the array of both."""
+    a = np.asarray(a)
+    whole = np.full(a.size + GUARD, 255, np.uint8).repeat(a.itemsize).view(a.dtype)
+    whole[: a.size] = a.reshape(-1)
+    held = device.to_device(whole)
+    return held[: a.size].reshape(a.shape), held
+
+
+def values(shape, precision=FLOAT32, seed=0):
+    """Numbers that are elements already: the elements, and what they hold in float64."""
+    held = to_elements(np.random.default_rng(seed).standard_normal(shape), precision)
+    return held, from_elements(held, precision).astype(np.float64)
+
+
+def sum_error(precision):
+    """Of a sum of squares of differences: the additions of one load, the difference (twice), the square."""
+    return (16 // precision.dtype.itemsize + 3) * UNIT
+
+
+@each_precision
+@pytest.mark.parametrize("size", [*SIZES, LARGE])
+def test_squared_distances_and_norms_agree_with_the_book(machine, size, precision):
+    (F, f), (P, p) = (values(size, precision, seed) for seed in (0, 1))
+
+    def run(device):
+        mine = Losses(device, precision)
+        a, b = guarded(device, F)[0], guarded(device, P)[0]
+        return np.array([mine.squared_distance(a, b), mine.squared_distance(a, None), mine.squared_distance(a, a)])
+
+    distance, norm, nothing = machine.check(run)
+    for got, exact in ((distance, ops.content_forward(f, p, 1.0)), (norm, np.sum(f * f))):
+        assert abs(got - exact) <= sum_error(precision) * exact
+    assert nothing == 0
+
+
+@each_precision
+def test_squared_distances_of_whole_numbers_are_exact(machine, precision):
+    rng = np.random.default_rng(0)
+    F, P = rng.integers(-8, 9, (2, 37, 41, 5)).astype(np.float32)
+
+    def run(device):
+        a, b = (guarded(device, to_elements(x, precision))[0] for x in (F, P))
+        return np.array(Losses(device, precision).squared_distance(a, b))
+
+    assert machine.check(run) == ops.content_forward(F, P, 1.0)
+
+
+@pytest.mark.parametrize("size", [1, 257, 5000])
+def test_sums_and_extremes_of_float32_arrays_are_those_of_any_precision(machine, size):
+    a, exact = values(size)
+    for precision in PRECISIONS.values():
+
+        def run(device, precision=precision):
+            mine, held = Losses(device, precision), guarded(device, a)[0]
+            return np.array([mine.squared_sum(held), mine.max_abs(held)])
+
+        squares, most = machine.check(run)
+        assert abs(squares - np.sum(exact**2)) <= sum_error(FLOAT32) * np.sum(exact**2)
+        assert most == abs(a).max()
+
+
+def matrices(N):
+    G, A = (values((N, N), seed=seed)[0] for seed in (0, 1))
+    return np.float32(50) * (G + G.T), np.float32(80) * (A + A.T)
+
+
+@pytest.mark.parametrize("N", SIDES)
+def test_the_style_loss_and_its_gradient_agree_with_the_book(machine, N):
+    (G, A), M, M_style, scale = matrices(N), 300, 481, 0.7
+
+    def run(device):
+        held, whole = guarded(device, G)
+        loss, dG = Losses(device, FLOAT32).style(held, M, guarded(device, A)[0], M_style, scale)
+        assert device.address(dG) == device.address(held)
+        assert np.isnan(device.to_host(whole)[-GUARD:]).all()
+        return np.array(loss), device.to_host(dG)
+
+    loss, dG = machine.check(run)
+    g, a = G.astype(np.float64), A.astype(np.float64)
+    exact = ops.style_forward(g, M, a, M_style, scale)
+    d, rounded = abs(g / M - a / M_style), UNIT * (abs(g / M) + abs(a / M_style))  # each quotient is rounded
+    assert abs(loss - exact) <= scale * np.sum(2.01 * d * (rounded + 2 * UNIT * d) + rounded**2)
+    factor = 2 * scale / M
+    assert np.all(abs(dG - ops.style_backward(g, M, a, M_style, scale)) <= 1.01 * factor * (rounded + 3 * UNIT * d))
+    np.testing.assert_array_equal(dG, dG.T)
+
+
+def test_a_picture_with_the_statistics_of_the_style_has_no_style_loss(machine):
+    G, _ = matrices(37)
+
+    def run(device):
+        loss, dG = Losses(device, FLOAT32).style(device.to_device(G), 300, device.to_device(G), 300, 0.7)
+        return np.array(loss), device.to_host(dG)
+
+    loss, dG = machine.check(run)
+    assert loss == 0
+    assert not dG.any()
+
+
+@each_precision
+@pytest.mark.parametrize("N", SIDES)
+def test_the_packed_style_gradient_is_the_rounded_sum_with_its_transpose(machine, N, precision):
+    dG, factor = values((N, N))[0], 2.0**-3  # not symmetric: no Gram's gradient, but a mistake would show
+
+    def run(device):
+        S, whole = guarded(
+            device, np.full((N, N), 255, np.uint8).repeat(4).view(precision.dtype)[: N * N].reshape(N, N)
+        )
+        Losses(device, precision).pack_style(guarded(device, dG)[0], factor, S)
+        return device.to_host(S), device.to_host(whole)[-GUARD:]
+
+    S, behind = machine.check(run)
+    assert S.tobytes() == to_elements(np.float32(factor) * (dG + dG.T), precision).tobytes()
+    assert behind.tobytes() == b"\xff" * behind.nbytes
+
+
+@pytest.mark.parametrize("shape", [*PICTURES, pytest.param((3, 256, 257), marks=pytest.mark.slow)], ids=str)
+def test_total_variation_and_its_gradient_agree_with_the_book(machine, shape):
+    (x, exact_x), (before, _), scale = values(shape), values(shape, seed=1), 0.3
+
+    def run(device):
+        gradient, whole = guarded(device, before)
+        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], scale, gradient)
+        assert np.isnan(device.to_host(whole)[-GUARD:]).all()
+        return np.array(loss), device.to_host(gradient)
+
+    loss, gradient = machine.check(run)
+    exact = ops.total_variation_forward(exact_x, scale)
+    assert abs(loss - exact) <= 5 * UNIT * exact  # a difference (twice), its square, an addition
+    # Four differences of at most |x| + |x'| each, added up, times the factor, added to what was there
+    most = 2 * scale * 8 * abs(exact_x).max()
+    added = before + ops.total_variation_backward(exact_x, scale)
+    assert np.all(abs(gradient - added) <= UNIT * (7 * most + abs(before)))
+
+
+def test_total_variation_of_whole_numbers_is_exact(machine):
+    x = np.random.default_rng(0).integers(-8, 9, (3, 40, 70)).astype(np.float32)
+
+    def run(device):
+        gradient = device.to_device(np.ones_like(x))
+        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], 0.5, gradient)
+        return np.array(loss), device.to_host(gradient)
+
+    loss, gradient = machine.check(run)
+    assert loss == ops.total_variation_forward(x, 0.5)
+    np.testing.assert_array_equal(gradient, 1 + ops.total_variation_backward(x, 0.5))
+
+
+def test_nan_shows_in_every_loss(machine):
+    bad = np.ones((2, 40, 40), np.float32)
+    bad[1, 39, 39] = np.nan
+
+    def run(device):
+        mine, held = Losses(device, FLOAT32), guarded(device, bad)[0]
+        G, A = guarded(device, bad[1])[0], guarded(device, bad[0])[0]
+        found = [mine.squared_distance(held, None), mine.squared_sum(held), mine.max_abs(held)]
+        found.append(mine.total_variation(held, 1.0, guarded(device, np.zeros_like(bad))[0]))
+        return np.array([*found, mine.style(G, 1, A, 1, 1.0)[0]])
+
+    assert np.isnan(machine.check(run)).all()
+
+
+def test_arrays_that_do_not_fit_together_are_refused_in_one_line(machine):
+    device = machine.devices[0]
+    mine = Losses(device, FLOAT32)
+    a, b, square = (device.to_device(np.zeros(s, np.float32)) for s in ((2, 3, 4), (2, 4, 3), (5, 5)))
+    for call, message in (
+        (lambda: mine.squared_distance(a, b), r"P: expected the shape of F \(2, 3, 4\), got \(2, 4, 3\)"),
+        (lambda: mine.style(square, 1, a, 1, 1.0), "G: expected a square matrix"),
+        (lambda: mine.style(a, 1, a, 1, 1.0), "G: expected a square matrix"),
+        (lambda: mine.pack_style(square, 1.0, a), "dG: expected a square matrix"),
+        (lambda: mine.total_variation(a, 1.0, b), r"expected two arrays \(C, H, W\)"),
+        (lambda: mine.total_variation(square, 1.0, square), r"expected two arrays \(C, H, W\)"),
+    ):
+        with pytest.raises(ShapeError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError, match="expected an array of"):
+        mine.squared_sum(np.zeros(3, np.float32))
+
+
+WARPS_WRITE = "if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = v;\n"
+BUGS = {
+    "nothing": ("reduce.cuh", "", ""),
+    "no barrier after the warps' sums are written": ("reduce.cuh", f"{WARPS_WRITE}  __syncthreads();\n", WARPS_WRITE),
+    "an index one too far": ("reduce.cuh", "to[e] = e < left ?", "to[e] = e <= left ?"),
+    "a warp that is left out": ("reduce.cuh", "w < WARPS; ++w) sum", "w < WARPS - 1; ++w) sum"),
+    "blocks that overlap": ("reduce.cuh", "blockIdx.x * THREADS", "blockIdx.x * (THREADS - 1)"),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_planted_in_the_reduction_is_caught(stand_in, tmp_path, bug):
+    read, (file, there, planted) = source.read(losses.CONTENT), BUGS[bug]
+    for name, text in ({"broken.cu": read.text} | read.headers).items():
+        assert name != file or there in text
+        (tmp_path / name).write_text(text.replace(there, planted) if name == file and there else text)
+    rung = read if bug == "nothing" else source.parse(tmp_path / "broken.cu", "broken/01_planted")
+    x = (np.arange(2001) % 7).astype(np.float32)
+
+    def run(device):
+        pieces = device.to_device(np.full(2, np.nan))
+        kernel = device.kernel(rung, "squared_distance", THREADS=vectors.THREADS)
+        kernel(2, vectors.THREADS, guarded(device, x)[0], None, pieces, x.size)
+        return device.to_host(pieces)
+
+    def sound():
+        return stand_in.check(run).sum() == np.sum(x * x)
+
+    if bug == "nothing":
+        assert sound()
+    else:
+        with pytest.raises(AssertionError):
+            assert sound()
+
+
+SANITIZED = """
+import numpy as np
+from nstcore.engines.cuda.losses import Losses
+from nstcore.engines.cuda.on_cpu import OnCpuDevice
+from nstcore.engines.cuda.precision import PRECISIONS
+
+device = OnCpuDevice(build=BUILD)
+for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
+    mine = Losses(device, precision)
+    for N in (1, 3, 33):
+        G, A, x, dx = (device.to_device(np.ones((1, N, N), np.float32)) for _ in range(4))
+        F, P, S = (device.to_device(np.ones((N, N), precision.dtype)) for _ in range(3))
+        mine.squared_distance(F, P), mine.squared_sum(G), mine.max_abs(G), mine.total_variation(x, 1.0, dx)
+        _, dG = mine.style(G.reshape(N, N), 3, A.reshape(N, N), 4, 1.0)
+        mine.pack_style(dG, 1.0, S)
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", ["asan", "tsan"])
+def test_no_loss_leaves_its_memory_or_races(build):
+    done = run_sanitized(build, SANITIZED)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
