@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_devices import machine, stand_in  # noqa: F401  (fixtures, for every test)
 
 from nstcore import vgg
 from nstcore.engines.cpu import library
+from nstcore.engines.cuda import gpu, on_cpu
 from nstcore.pretrained import Preprocessing, Weights, convert, read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,9 +56,15 @@ def no_network(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def chosen_kernels(request, monkeypatch):
-    """Where a test has `kernels`, the cpu engine takes those, or the test is skipped where the machine lacks them."""
-    kernels = request.node.callspec.params.get("kernels") if hasattr(request.node, "callspec") else None
+def chosen_machine(request, monkeypatch):
+    """A test with a `device` that is not there is skipped, with the reason; so are `kernels` that the machine lacks,
+    which the cpu engine otherwise takes.
+    """
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    there = {"cuda": gpu.problem, "cuda-on-cpu": on_cpu.problem}.get(parameters.get("device"))
+    if there is not None and (problem := there()):
+        pytest.skip(problem)
+    kernels = parameters.get("kernels")
     if kernels is not None:
         if kernels != library.NUMPY and kernels not in library.available():
             pytest.skip(f"the {kernels} kernels are not built, or not for this machine")

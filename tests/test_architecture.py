@@ -64,7 +64,10 @@ def test_a_new_room_gets_a_floor():
 
 @pytest.mark.parametrize("library", ["torch", "tensorflow", "cupy", "scipy"])
 def test_no_framework_is_imported(library):
+    """CuPy is the one exception, in the one file that speaks to a GPU."""
     for path in MODULES:
+        if library == "cupy" and path == PACKAGE / "engines" / "cuda" / "gpu.py":
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []

@@ -114,7 +114,7 @@ BAD = {
     "unknown convention": (["CONTENT", "STYLE", "--convention", "gatys"], "gatys2016"),
     "unknown pooling": (["CONTENT", "STYLE", "--pooling", "min"], "max, average, l2"),
     "unknown optimizer": (["CONTENT", "STYLE", "--optimizer", "sgd"], "adam, lbfgs"),
-    "unknown device": (["CONTENT", "STYLE", "--device", "tpu"], "auto, cpu, reference"),
+    "unknown device": (["CONTENT", "STYLE", "--device", "tpu"], "auto, cpu, cuda"),
     "unknown precision": (["CONTENT", "STYLE", "--precision", "int8"], "float32"),
     "unknown init": (["CONTENT", "STYLE", "--init", "blue"], "init"),
     "negative learning rate": (["CONTENT", "STYLE", "--learning-rate", "-1"], "learning_rate"),

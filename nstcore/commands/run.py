@@ -85,8 +85,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "converted file (default: auto)",
     )
     add("--offline", action="store_true", help="never download weights, as NSTCORE_OFFLINE=1 (default: do)")
-    add("--device", default="auto", metavar="NAME", help="auto, cpu or reference (default: auto)")
-    add("--precision", default="float32", metavar="TYPE", help="float32 or float64 (default: float32)")
+    add(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="auto (a GPU, else the CPU), cpu, cuda, reference (the book), or cuda-on-cpu (the GPU's kernels on the "
+        "CPU: slow, for study and tests) (default: auto)",
+    )
+    add(
+        "--precision",
+        metavar="TYPE",
+        help="float32; float64 on the CPU; tf32, float16 or bfloat16 on a GPU (default: tf32 on a GPU, else float32)",
+    )
     add("--threads", type=int, metavar="N", help="(default: all cores)")
     add("--save-every", type=int, metavar="N", help="also save the picture every N iterations, numbered")
     add("--quiet", action="store_true", help="print nothing but errors")
@@ -94,7 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Paint, save, and say what was done; returns the exit code."""
-    from .. import images, transfer
+    from .. import engines, images, transfer
 
     say = _silent if args.quiet else print
     content, styles, example = _pictures(args)
@@ -103,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.save_every is not None and args.save_every < 1:
         raise OptionError(f"--save-every: expected 1 or more, got {args.save_every}")
     images.check_output(output)
+    engine = engines.create(args.device, args.precision, args.threads)
     if example:
         say(f"The example pair: {content}, {styles[0]}")
     weights = _load_weights(args, say)
@@ -131,9 +142,7 @@ def run(args: argparse.Namespace) -> int:
                 history=args.history,
                 init=args.init,
                 seed=args.seed,
-                device=args.device,
-                dtype=args.precision,
-                threads=args.threads,
+                engine=engine,
                 on_start=on_start,
                 on_step=on_step,
                 content_layers=_layers("--content-layers", args.content_layers),

@@ -1,0 +1,90 @@
+"""The `cuda` engine: our own CUDA kernels (kernels/cuda) on an NVIDIA GPU, through CuPy.
+
+`cuda-on-cpu` is the same engine, launch by launch, with the same .cu files compiled for the CPU: slow, and for reading,
+testing and debugging kernels without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from ...pretrained.weights import Weights
+from ..base import Engine
+from . import precision as precisions
+from .conv import PRODUCTION, RUNGS
+from .device import Device
+from .losses import Losses
+from .network import CudaNetwork
+from .precision import FLOAT32, TF32, Precision
+from .vectors import CudaVectors
+
+
+class CudaEngine(Engine):
+    """Computes on a device with the kernels of kernels/cuda.
+
+    Pixels, their gradients and Gram matrices are float32 in every precision; features, filters and the gradients at
+    layers are elements of the precision.
+
+    Parameters
+    ----------
+    device : Device
+        `gpu.GpuDevice`, or `on_cpu.OnCpuDevice`.
+    precision : {"float32", "tf32", "float16", "bfloat16"}, optional
+        TF32 where the GPU has it, if not given: what pictures are painted with. float32 is for checks.
+    convolution : str, optional
+        A rung of kernels/cuda/conv3x3 by its short name, such as "04_winograd"; the production one, if not given.
+
+    Raises
+    ------
+    DeviceError
+        For a precision that there is not, or that the GPU does not have.
+    """
+
+    def __init__(self, device: Device, precision: str | None = None, convolution: str | None = None) -> None:
+        self.device = device
+        self.elements = _best(device) if precision is None else precisions.find(precision)
+        if device.architecture < self.elements.architecture:
+            raise DeviceError(
+                f"precision {self.elements.name}: expected a GPU of sm_{self.elements.architecture} or later, got "
+                f"{device.name} (sm_{device.architecture}); use --precision float32"
+            )
+        self.convolution = convolution or PRODUCTION[self.elements.name]
+        if self.convolution not in RUNGS or self.elements.name not in RUNGS[self.convolution].precisions:
+            have = [name for name, rung in RUNGS.items() if self.elements.name in rung.precisions]
+            raise DeviceError(
+                f"convolution: expected one of {', '.join(have)} for {self.elements.name}, got {self.convolution}"
+            )
+        self.name = device.kind
+        self.dtype = np.dtype(np.float32)
+        self.precision = self.elements.name
+        self.vectors = CudaVectors(device)
+        self.losses = Losses(device, self.elements)
+
+    def describe(self) -> str:
+        return f"{self.name} ({self.device.name}, {self.precision})"
+
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> CudaNetwork:
+        return CudaNetwork(weights, taps, pooling, self.device, self.elements, self.convolution, self.losses)
+
+    def array(self, a: np.ndarray) -> Any:
+        return self.device.to_device(np.array(a, self.dtype, order="C"))
+
+    def asarray(self, a: Any) -> Any:
+        return a if self.device.owns(a) else self.array(a)
+
+    def numpy(self, a: Any) -> np.ndarray:
+        return self.device.to_host(a)
+
+    def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
+        return self.losses.style(G, M, A, M_style, scale)
+
+    def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
+        return self.losses.total_variation(pixels, scale, gradient)
+
+
+def _best(device: Device) -> Precision:
+    return TF32 if device.architecture >= TF32.architecture else FLOAT32

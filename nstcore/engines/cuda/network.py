@@ -1,0 +1,320 @@
+"""The network of the `cuda` engine: features (H, W, C), computed by the kernels of kernels/cuda.
+
+Beside each launch stands the name of the function in the book that it computes. Every buffer is planned before the
+first pass; on the way back gradients are written where features lie that nobody needs any more, so `backward` uses up
+the features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ... import vgg
+from ...pretrained.weights import Weights
+from ...vgg import Step
+from ..base import Network, TapGradient
+from .conv import RUNGS, Convolution
+from .device import Array, Device
+from .gram import Grams, gram_backward
+from .losses import Losses
+from .pixels import backward as pixels_backward
+from .pixels import prepare, turned_filters
+from .plan import Plan, lives, statistics
+from .pool import backward as pool_backward
+from .pool import forward as pool_forward
+from .precision import FLOAT16, Precision, from_elements
+
+PREPARED = 8  # channels of the prepared picture: three, then zeros, so that its rows are whole 16-byte words
+ATTEMPTS = 4  # at a float16 loss scale that does not overflow
+BACKED_OFF = 2.0**-6  # the next attempt's scale, relative to the last
+
+
+class CudaNetwork(Network):
+    """VGG in CUDA kernels.
+
+    Parameters
+    ----------
+    weights, taps, pooling
+        See `Network`.
+    device : Device
+    precision : Precision
+    rung : str
+        Of the convolution: a short name in `conv.RUNGS`.
+    losses : Losses
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        taps: Iterable[str],
+        pooling: str,
+        device: Device,
+        precision: Precision,
+        rung: str,
+        losses: Losses,
+    ) -> None:
+        super().__init__(weights, taps, pooling)
+        self.device, self.precision, self.losses = device, precision, losses
+        self.rung = RUNGS[rung]
+        self.filters = self._pack()
+        self.size = (0, 0)
+        self.buffers: dict[str, Array] = {}
+        self._convolutions: dict[str, Convolution] = {}
+        self._grams: dict[tuple[str, ...], Grams] = {}
+        self._pixels: Array = None
+        self._there = False  # whether the features are those of the last forward
+
+    # -- filters --------------------------------------------------------------------------------------------------
+
+    def _pack(self) -> dict[str, Array]:
+        """Filters of every convolution on the device, each pass in its own order; biases."""
+        packed: dict[str, Array] = {}
+        for step in self.steps:
+            if step.kind != "conv":
+                continue
+            w, b = (np.ascontiguousarray(a, np.float32) for a in self.weights.filters[step.name])
+            packed[f"{step.name}:bias"] = self.device.to_device(b)
+            if step.in_channels == 3:
+                packed[f"{step.name}:backward"] = self.device.to_device(turned_filters(w))
+                w = np.pad(w, ((0, 0), (0, PREPARED - 3), (0, 0), (0, 0)))
+                packed[f"{step.name}:forward"] = self.device.to_device(self.rung.filters(w, self.precision))
+                continue
+            packed[f"{step.name}:forward"] = self.device.to_device(self.rung.filters(w, self.precision))
+            turned = self.rung.turned(w, self.precision)
+            backward = packed[f"{step.name}:backward"] = self.device.to_device(turned)
+            if self.weights.padding == "replicate":
+                plain = RUNGS["01_naive"].turned(w, self.precision)
+                same = np.array_equal(plain, turned)
+                packed[f"{step.name}:plain"] = backward if same else self.device.to_device(plain)
+        return packed
+
+    @property
+    def filter_bytes(self) -> int:
+        """Of the packed filters."""
+        return sum(a.nbytes for name, a in self.filters.items() if not self._alias(name))
+
+    def _alias(self, name: str) -> bool:
+        return name.endswith(":plain") and self.filters[name] is self.filters[name.replace(":plain", ":backward")]
+
+    # -- memory ---------------------------------------------------------------------------------------------------
+
+    def _plan(self, height: int, width: int) -> Plan:
+        """Every buffer for one size of picture, with its life."""
+        plan, shapes, n = Plan(), self.shapes(height, width), len(self.steps)
+        always = (0, 2 * n + 1)
+        E = self.precision.dtype
+        plan.add("prepared", (height, width, PREPARED), E, 0, 1)
+        plan.add("gradient", (3, height, width), np.float32, *always)
+        for name, shape, first, last in lives(self.steps, self.taps, shapes):
+            plan.add(name, shape, E, first, last)
+        for tap in self.taps:
+            N, _ = self._matrix(shapes, tap)
+            plan.add(f"{tap}:gram", (N, N), np.float32, *always)
+        every = Grams(self.device, self.precision, [self._matrix(shapes, tap) for tap in self.taps])
+        plan.add("partials", (every.partial_floats,), np.float32, statistics(n), statistics(n))
+        widest = max(step.out_channels for step in self.steps)
+        plan.add("style", (widest * widest,), E, *always)
+        return plan
+
+    def _matrix(self, shapes: Mapping[str, tuple[int, int, int]], tap: str) -> tuple[int, int]:
+        """(N, M) of a tap."""
+        N, h, w = shapes[vgg.find(self.weights.architecture, tap).output]
+        return N, h * w
+
+    def bytes(self, height: int, width: int) -> int:
+        return self._plan(height, width).bytes + self.filter_bytes
+
+    def _resize(self, height: int, width: int) -> None:
+        if (height, width) == self.size:
+            return
+        plan, shapes = self._plan(height, width), self.shapes(height, width)
+        self.size, self.buffers, self._grams = (0, 0), {}, {}  # before the new ones are made: never two sets at once
+        self.buffers = plan.allocate(self.device)
+        replicate = self.weights.padding == "replicate"
+        self._convolutions = {
+            step.name: Convolution(
+                self.device,
+                self.precision,
+                self.rung,
+                PREPARED if step.in_channels == 3 else step.in_channels,
+                *shapes[step.output],
+                replicate,
+            )
+            for step in self.steps
+            if step.kind == "conv"
+        }
+        self.size = (height, width)
+
+    # -- forward --------------------------------------------------------------------------------------------------
+
+    def forward(self, pixels: Array) -> None:
+        self._resize(*pixels.shape[1:])
+        self._pixels = pixels
+        buffers, x = self.buffers, self.buffers["prepared"]
+        # ops.preprocess_forward
+        prepare(self.device, self.precision, pixels, x, self.weights.preprocessing)
+        for step in self.steps:
+            y = buffers[step.output]
+            if step.kind == "conv":
+                # ops.conv_forward, ops.bias_forward, ops.relu_forward
+                filters, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
+                self._convolutions[step.name].forward(x, filters, bias, buffers.get(step.name), y)
+            else:
+                # ops.pool_forward
+                H, W, C = x.shape
+                pool_forward(self.device, self.precision, x, y, C, H, W, self.pooling)
+            x = y
+        self._there = True
+
+    # -- backward -------------------------------------------------------------------------------------------------
+
+    def backward(self, gradients: Mapping[str, TapGradient]) -> Array:
+        self._need_features()
+        scale = self._loss_scale(gradients) if self.precision is FLOAT16 else 1.0
+        for _ in range(ATTEMPTS):
+            gradient = self._backward(gradients, scale)
+            if self.precision is not FLOAT16 or math.isfinite(self.losses.squared_sum(gradient)):
+                break
+            scale *= BACKED_OFF  # a gradient was beyond float16; backward has used up the features
+            self.forward(self._pixels)
+        self._there = False
+        return gradient
+
+    def _backward(self, gradients: Mapping[str, TapGradient], scale: float) -> Array:
+        """Every gradient on the way is multiplied by `scale`, a power of two; the pixels' is not."""
+        buffers, device, precision, top = self.buffers, self.device, self.precision, self.steps[-1]
+        dy = buffers[f"{top.output}:gradient"]
+        # ops.gram_backward, ops.content_backward, ops.relu_backward
+        F = buffers[top.output]
+        losses = self._losses_at(top.output, gradients, scale)
+        gram_backward(device, precision, F, *losses, top.kind == "conv", False, dy)
+        dy = self._before_relu(top, dy, gradients, scale)
+        for step, below in zip(self.steps[:0:-1], self.steps[-2::-1], strict=True):
+            x, dx, mask = buffers[below.output], buffers[f"{below.output}:gradient"], below.kind == "conv"
+            losses = self._losses_at(below.output, gradients, scale)
+            if step.kind == "conv":
+                # ops.conv_backward, the losses at the layer below, ops.relu_backward
+                filters, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
+                F = x if mask or below.output in gradients else None
+                self._convolutions[step.name].backward(dy, filters, plain, F, *losses, mask, dx)
+            else:
+                # ops.pool_backward, ops.relu_backward; then the losses at the layer below
+                H, W, C = x.shape
+                pool_backward(device, precision, dy, x, dx, C, H, W, self.pooling, mask)
+                if below.output in gradients:
+                    gram_backward(device, precision, x, *losses, mask, True, dx)
+            dy = self._before_relu(below, dx, gradients, scale)
+        # ops.conv_backward, ops.preprocess_backward
+        filters, gradient = self.filters[f"{self.steps[0].name}:backward"], buffers["gradient"]
+        replicate = self.weights.padding == "replicate"
+        pixels_backward(device, precision, dy, filters, gradient, self.weights.preprocessing, 1 / scale, replicate)
+        return gradient
+
+    def _losses_at(
+        self, tap: str, gradients: Mapping[str, TapGradient], scale: float
+    ) -> tuple[Array, float, Array, float]:
+        """What the losses send back from a tap, for the kernels: S, its factor, P, its factor."""
+        gradient = gradients.get(tap)
+        if gradient is None:
+            return None, 1.0, None, 0.0
+        S, factor = None, 1.0
+        if gradient.dG is not None:
+            N = len(gradient.dG)
+            S = self.buffers["style"][: N * N].reshape(N, N)
+            if self.precision is FLOAT16:  # S is brought to the upper end of the range, so that it keeps its small ones
+                factor = _power_of_two(2.0**11, self.losses.max_abs(gradient.dG))
+            # S = dG + dG^T
+            self.losses.pack_style(gradient.dG, factor, S)
+        return S, scale / factor, gradient.target, 2 * scale * gradient.scale
+
+    def _before_relu(self, step: Step, g: Array, gradients: Mapping[str, TapGradient], scale: float) -> Array:
+        """g, and what the losses send back from a convolution before its ReLU."""
+        if step.kind != "conv" or step.name not in gradients:
+            return g
+        F = self.buffers[step.name]
+        # ops.gram_backward, ops.content_backward
+        gram_backward(self.device, self.precision, F, *self._losses_at(step.name, gradients, scale), False, True, g)
+        return g
+
+    def _loss_scale(self, gradients: Mapping[str, TapGradient]) -> float:
+        """A power of two that brings the losses' gradients to about 1, from where float16 reaches 5 digits up, 7 down.
+
+        It follows from the features and the gradients alone, never from earlier steps: an evaluation can be repeated.
+        |S F| is taken as |S| |F|, which it does not exceed.
+        """
+        largest = 0.0
+        for tap, gradient in gradients.items():
+            F = self.buffers[tap]
+            squares = 0.0
+            if gradient.dG is not None:
+                squares += 4 * self.losses.squared_sum(gradient.dG) * self.losses.squared_distance(F, None)
+            if gradient.target is not None:
+                squares += 4 * gradient.scale**2 * self.losses.squared_distance(F, gradient.target)
+            largest = max(largest, squares / F.size)
+        return _power_of_two(1.0, math.sqrt(largest))
+
+    # -- statistics -----------------------------------------------------------------------------------------------
+
+    def _need_features(self) -> None:
+        if not self._there:
+            raise RuntimeError("the features are gone: backward overwrites them; call forward first")
+
+    def _tapped(self, tap: str) -> Array:
+        self._need_features()
+        return self.buffers[tap]
+
+    def positions(self, tap: str) -> int:
+        return math.prod(self.buffers[tap].shape[:2])
+
+    def gram(self, tap: str) -> Array:
+        return self.grams([tap])[tap]
+
+    def grams(self, taps: Iterable[str]) -> dict[str, Array]:
+        taps = tuple(taps)
+        features = [self._tapped(tap) for tap in taps]
+        matrices = [F.reshape(-1, F.shape[2]) for F in features]
+        if taps not in self._grams:
+            self._grams[taps] = Grams(self.device, self.precision, [F.shape[::-1] for F in matrices])
+        found = {tap: self.buffers[f"{tap}:gram"] for tap in taps}
+        # ops.gram_forward
+        self._grams[taps](matrices, self.buffers["partials"], list(found.values()))
+        return found
+
+    def keep(self, tap: str) -> Array:
+        F = self._tapped(tap)
+        kept = self.device.empty(F.shape, F.dtype)
+        self.device.copy(F, kept)
+        return kept
+
+    def squared_norm(self, tap: str) -> float:
+        return self.losses.squared_distance(self._tapped(tap), None)
+
+    def squared_distance(self, tap: str, target: Any) -> float:
+        return self.losses.squared_distance(self._tapped(tap), target)
+
+    def features(self, tap: str) -> np.ndarray:
+        values = from_elements(self.device.to_host(self._tapped(tap)), self.precision)
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+    def decisions(self) -> dict[str, np.ndarray]:
+        found = {}
+        for step in self.steps:
+            if step.kind == "conv":
+                x = self.features(step.output)
+                found[step.output] = x > 0
+            elif self.pooling == "max":
+                _, H, W = x.shape
+                windows = np.stack([x[:, r : H // 2 * 2 : 2, s : W // 2 * 2 : 2] for r in (0, 1) for s in (0, 1)])
+                found[step.name] = windows.argmax(axis=0).astype(np.uint8)  # the first of the largest
+        return found
+
+
+def _power_of_two(wanted: float, value: float) -> float:
+    """The power of two that brings `value` just below `wanted`; 1 where there is nothing to bring."""
+    if not (math.isfinite(value) and value > 0):
+        return 1.0
+    return 2.0 ** max(-100, min(100, math.floor(math.log2(wanted) - math.log2(value))))

@@ -1,0 +1,110 @@
+"""One block of device memory for every buffer of a step, planned before anything is allocated.
+
+A buffer lives from the moment that it is written to the moment that it is last read; buffers whose lives do not meet
+share memory. So the gradients of a backward pass lie where features were that nobody needs any more, and cost next to
+nothing: at its fullest, right after the forward pass, memory holds the features and little else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...vgg import Step
+from .device import Array, Device
+
+ALIGNMENT = 256  # what cudaMalloc gives: any vector access, and whole cache lines
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        size = math.prod(self.shape) * self.dtype.itemsize
+        return max(1, -(-size // ALIGNMENT)) * ALIGNMENT
+
+    def meets(self, other: _Buffer) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+class Plan:
+    """`add` every buffer with its life, then `allocate` once; buffers are views of one block.
+
+    `bytes` is exact: it is what `allocate` takes.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, _Buffer] = {}
+        self._places: dict[str, int] = {}
+
+    def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype | type, first: int, last: int) -> None:
+        """A buffer that is first written at moment `first` and last read at moment `last`."""
+        self._buffers[name] = _Buffer(shape, np.dtype(dtype), first, last)
+        self._places = {}
+
+    def places(self) -> dict[str, int]:
+        """Where each buffer begins: the largest are placed first, each as low as those it meets allow."""
+        if not self._places:
+            for name, buffer in sorted(self._buffers.items(), key=lambda item: -item[1].bytes):
+                met = ((self._places[n], self._buffers[n]) for n in self._places if buffer.meets(self._buffers[n]))
+                at = 0
+                for start, other in sorted(met, key=lambda pair: pair[0]):
+                    if start >= at + buffer.bytes:
+                        break
+                    at = max(at, start + other.bytes)
+                self._places[name] = at
+        return self._places
+
+    @property
+    def bytes(self) -> int:
+        return max((at + self._buffers[name].bytes for name, at in self.places().items()), default=0)
+
+    def allocate(self, device: Device) -> dict[str, Array]:
+        block = device.empty(self.bytes, np.uint8)
+        views = {}
+        for name, at in self.places().items():
+            buffer = self._buffers[name]
+            size = math.prod(buffer.shape) * buffer.dtype.itemsize
+            views[name] = block[at : at + size].view(buffer.dtype).reshape(buffer.shape)
+        return views
+
+
+def lives(
+    steps: Sequence[Step], taps: Sequence[str], shapes: Mapping[str, tuple[int, int, int]]
+) -> Iterator[tuple[str, tuple[int, int, int], int, int]]:
+    """Name, shape (H, W, K), and first and last moment of every feature and gradient of a step.
+
+    Moments, for n steps: 0 prepares the picture, i + 1 runs step i forward, `statistics(n)` takes the statistics and
+    the gradient at the top, 2 n + 1 - i runs step i backward, which gives the gradient at the step below.
+
+    Parameters
+    ----------
+    steps, taps
+        Of a `Network`.
+    shapes : mapping
+        (K, H, W) of every layer that is computed.
+    """
+    n = len(steps)
+    for i, step in enumerate(steps):
+        K, H, W = shapes[step.output]
+        shape, forward, backward = (H, W, K), i + 1, 2 * n + 1 - i
+        arrives = backward - 1  # when the gradient at this layer is computed: for the top, with the statistics
+        # A convolution's output is its ReLU's mask, and a maximum's choice; a pooling's is needed by the next step only
+        needed = step.kind == "conv" or step.output in taps
+        yield step.output, shape, forward, arrives if needed else forward + 1
+        if step.kind == "conv" and step.name in taps:  # before the ReLU
+            yield step.name, shape, forward, arrives
+        yield f"{step.output}:gradient", shape, arrives, backward
+
+
+def statistics(n: int) -> int:
+    """The moment between forward and backward of a network of n steps."""
+    return n + 1
