@@ -30,6 +30,8 @@ class TorchPeer:
     compiled : bool
         Whether the loss goes through torch.compile, at the first call; that raises where no C++ compiler works, and
         never falls back to eager execution.
+    device : str
+        PyTorch's name of it.
     """
 
     def __init__(
@@ -41,18 +43,19 @@ class TorchPeer:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         compiled: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.dtype, self.pool = dtype, POOLINGS[pooling]
+        self.dtype, self.device, self.pool = dtype, device, POOLINGS[pooling]
         self.filters = {}
         for step in vgg.steps_for(weights.architecture, CONTENT_LAYERS + STYLE_LAYERS):
             if step.kind == "conv":
-                w, b = (torch.from_numpy(a).to(dtype) for a in weights.filters[step.name])
+                w, b = (torch.from_numpy(a).to(device, dtype) for a in weights.filters[step.name])
                 self.filters[step.name] = (w.contiguous(memory_format=self.format), b)
         p = weights.preprocessing
         self.range, self.flip = p.range, p.channel_order == "bgr"
         self.padding = weights.padding
-        self.mean, self.std = (torch.tensor(v, dtype=dtype)[:, None, None] for v in (p.mean, p.std))
+        self.mean, self.std = (torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in (p.mean, p.std))
         with torch.no_grad():
             features = self.features(self.tensor(content))
             self.P = {name: features[name] for name in CONTENT_LAYERS}
@@ -62,7 +65,7 @@ class TorchPeer:
 
     def tensor(self, picture: np.ndarray) -> torch.Tensor:
         """(3, H, W) of a picture (H, W, 3)."""
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).to(self.dtype)
+        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).to(self.device, self.dtype)
 
     def features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Features (N, M) after every ReLU down to relu5_1."""
@@ -95,7 +98,7 @@ class TorchPeer:
         x = self.tensor(picture).requires_grad_()
         loss = self.loss(x)
         loss.backward()
-        return loss.item(), x.grad.numpy()
+        return loss.item(), x.grad.cpu().numpy()
 
 
 def convolve(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, padding: str) -> torch.Tensor:

@@ -1,0 +1,368 @@
+"""The script that measures on a GPU, rehearsed without one: what it measures, what it leaves out, what it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import bench
+import gpu_bench
+import gpu_check
+import numpy as np
+import pytest
+from bench_common import pictures, random_vgg19
+from conftest import ROOT
+
+from nstcore import Objective
+from nstcore.engines.cuda import conv, gpu, on_cpu
+
+MARKED = """# Title
+
+<!-- gpu:rungs -->
+stale table
+<!-- /gpu:rungs -->
+
+<!-- gpu:step -->
+<!-- /gpu:step -->
+
+After.
+"""
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test moves."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self):
+            return self.now
+
+        def pass_by(self, seconds):
+            self.now += seconds
+
+    found = Clock()
+    monkeypatch.setattr(gpu_bench.time, "monotonic", found)
+    monkeypatch.setattr(gpu_bench.time, "perf_counter", found)
+    return found
+
+
+@pytest.fixture
+def budget(clock):
+    return gpu_bench.Budget(100.0, start=0.0)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_the_time_is_left_out_and_named(budget, clock):
+    assert budget.allows(100, "a")
+    clock.pass_by(70)
+    assert not budget.allows(31, "b")
+    assert budget.allows(30, "c")
+    clock.pass_by(50)
+    assert not budget.allows(1, "d")
+    assert budget.left_out == ["b (about 31 s needed, 30 s left)", "d (about 1 s needed, 0 s left)"]
+
+
+def test_short_launches_are_repeated_within_one_measurement(clock):
+    launches = []
+
+    def timed(run):
+        start = clock.now
+        run()
+        return clock.now - start
+
+    def run():
+        launches.append(1)
+        clock.pass_by(0.001)
+
+    assert gpu_bench.repeated(timed, run, 3) == pytest.approx([0.001] * 3)
+    assert len(launches) == 2 + 3 * 10
+
+
+def test_steps_take_turns_and_the_first_of_a_turn_is_not_timed(clock):
+    calls = []
+
+    def step(name, seconds):
+        def run():
+            first = calls[-1:] != [name]
+            calls.append(name)
+            clock.pass_by(10 * seconds if first else seconds)
+
+        return run
+
+    found = gpu_bench.turns({"a": step("a", 1.0), "b": step("b", 0.02)}, 2)
+    assert found["a"] == pytest.approx([1.0, 1.0])
+    assert found["b"] == pytest.approx([0.02, 0.02])
+    assert calls == (["a"] * 2 + ["b"] * 4) * 2
+
+
+def test_the_largest_sizes_are_left_out_first(budget, clock, monkeypatch):
+    weights = random_vgg19()
+
+    def forms(weights, device, size, precisions, compiled, budget):
+        clock.pass_by(5)  # whatever the size
+        return {"nstcore float32": lambda: clock.pass_by(size**2 / 1e5) or 1.0}, {"nstcore float32": size}, []
+
+    monkeypatch.setattr(gpu_bench, "forms", forms)
+    found, problems = gpu_bench.steps(weights, "cuda-on-cpu", [2048, 256, 1024, 512], ["float32"], 1, True, budget)
+    assert problems == []
+    assert [row["size"] for row in found] == [256, 512, 1024]
+    assert [row["bytes"] for row in found] == [256, 512, 1024]
+    assert len(budget.left_out) == 1
+    assert budget.left_out[0].startswith("the step at 2048x2048 (about ")
+
+
+# -- what is compared --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1.1, 0.0])
+def test_a_form_that_computes_another_loss_is_found(loss):
+    losses = {"nstcore float32": 1.0, "nstcore tf32": 1.001, "PyTorch eager": loss}
+    (line,) = gpu_bench.disagreeing(losses, 64)
+    assert line.startswith("PyTorch eager at 64x64: expected the loss 1 within")
+    assert gpu_bench.disagreeing(losses | {"PyTorch eager": 1.001}, 64) == []
+
+
+def test_every_kind_of_layer_is_timed_once():
+    assert list(gpu_bench.shapes(512)) == [
+        *(("conv1_2", 64, 64, 512), ("conv2_1", 64, 128, 256), ("conv2_2", 128, 128, 256)),
+        *(("conv3_1", 128, 256, 128), ("conv3_2", 256, 256, 128)),
+        *(("conv4_1", 256, 512, 64), ("conv4_2", 512, 512, 64), ("conv5_1", 512, 512, 32)),
+    ]
+
+
+def test_every_rung_of_the_ladder_is_timed_and_production_in_each_of_its_precisions():
+    timed = list(gpu_bench.ladder(quick=False))
+    assert {short for short, _ in timed} == set(conv.RUNGS)
+    pairs = {(short, precision.name) for short, precision in timed}
+    assert pairs >= {(short, name) for name, short in conv.PRODUCTION.items()}
+    assert all(name in conv.RUNGS[short].precisions for short, name in pairs)
+
+
+@pytest.fixture
+def stand_in():
+    if on_cpu.problem():
+        pytest.skip(on_cpu.problem())
+    return on_cpu.OnCpuDevice()
+
+
+def test_rungs_are_timed_on_layers_that_are_computed(stand_in, monkeypatch):
+    monkeypatch.setattr(conv, "RUNGS", {"01_naive": conv.RUNGS["01_naive"]})
+    monkeypatch.setattr(gpu_bench, "shapes", lambda size: [("conv1_2", 3, 5, size)])
+    forward, backward = gpu_bench.layers(stand_in, 4, 2, False, gpu_bench.Budget(100.0))
+    assert (forward["pass"], backward["pass"]) == ("forward", "backward")
+    assert forward["operations"] == backward["operations"] == 2 * 9 * 3 * 5 * 16
+    assert (forward["rung"], forward["precision"], forward["side"]) == ("01_naive", "float32", 4)
+    assert len(forward["seconds"]) == 2
+
+
+def test_without_pytorch_only_the_copy_has_a_peak_of_its_own(stand_in):
+    found = gpu_bench.peaks(stand_in, 1, quick=True)
+    assert set(found) == {"copy"}
+    assert 0 < found["copy"] < math.inf
+
+
+# -- PyTorch's forms ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_pytorchs_eager_forms_compute_our_loss(index):
+    pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+    import gpu_torch_peer
+
+    form = gpu_torch_peer.FORMS[index]
+    assert form.graph is None
+    weights, problem = random_vgg19(), pictures(48)
+    expected = Objective(weights, *problem[:2], device="cpu")(bench_planes(problem[2]))[0].total
+    loss = gpu_torch_peer.step(form, weights, *problem, device="cpu")()
+    assert loss == pytest.approx(expected, rel=gpu_bench.AGREE["PyTorch"] if form.half else 1e-4)
+
+
+def bench_planes(picture):
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+# -- tests on a GPU ----------------------------------------------------------------------------------------------------
+
+
+def pytest_says(monkeypatch, said, code):
+    def run(command, **options):
+        assert command[1:3] == ["-m", "pytest"]
+        assert "gpu and not slow" in command
+        assert options["timeout"] == 60
+        if code is None:
+            raise subprocess.TimeoutExpired(command, 60, output=said.encode())
+        return subprocess.CompletedProcess(command, code, said, "")
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "summary"),
+    [(0, 0, "9 passed in 1.0s"), (1, 1, "9 passed in 1.0s"), (None, 124, "not finished after 60 s")],
+)
+def test_the_gpu_tests_verdict_is_kept(monkeypatch, capsys, code, exit_code, summary):
+    pytest_says(monkeypatch, "......\nF\n9 passed in 1.0s\n", code)
+    found = gpu_check.run_tests(60)
+    assert (found["exit"], found["summary"]) == (exit_code, summary)
+    assert ("......" in capsys.readouterr().out) == bool(exit_code)
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def results(**changes):
+    rung = {"layer": "conv3_2", "C": 256, "K": 256, "side": 128, "operations": 2e12, "pass": "forward"}
+    found = {
+        "command": "python tools/gpu_check.py --sizes 256 --rounds 3",
+        "commit": "0123abc",
+        "machine": {
+            "gpu": "NVIDIA Test",
+            "driver": "1.2",
+            "cuda": "13.0",
+            "cupy": "14.2",
+            "python": "3.12",
+            "torch": "2",
+        },
+        "weights": "random, zero border",
+        "tests": {"exit": 0, "summary": "9 passed", "seconds": 1.0},
+        "peaks": {"copy": 4.2e12, "float32": 5e13, "tf32": 4e14},
+        "rungs": [
+            rung | {"rung": "03_register_tile", "precision": "float32", "seconds": [0.2, 0.1, 0.05]},
+            rung | {"rung": "05_tensor_core_tf32", "precision": "tf32", "seconds": [0.01]},
+        ],
+        "steps": [
+            {"size": 256, "form": "nstcore tf32", "seconds": [0.002, 0.004, 0.003], "bytes": 123_456_789, "loss": 1.0},
+            {"size": 256, "form": "PyTorch eager", "seconds": [0.006], "bytes": 2e9, "loss": 1.0},
+        ],
+        "problems": [],
+        "left_out": ["the step at 2048x2048 (about 99 s needed, 1 s left)"],
+        "took": 99.0,
+    }
+    return found | changes
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results()))
+    return path
+
+
+def test_tables_are_printed_and_written_from_results_alone(written, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED)
+    assert gpu_check.main(["--print", str(written), "--write", str(readme)]) == 0
+    printed = capsys.readouterr().out
+    for row in (
+        "| conv3_2 | 256 | 256 | 128x128 | conv3x3/03_register_tile | float32 | forward | 100 | 20.00 | 40 % |",
+        "| conv3_2 | 256 | 256 | 128x128 | conv3x3/05_tensor_core_tf32 | tf32 | forward | 10.0 | 200.00 | 50 % |",
+        "| 256x256 | nstcore tf32 | 3.00 | 2.00 | 123 | 1.00 |",
+        "| 256x256 | PyTorch eager | 6.00 | 6.00 | 2000 | 2.00 |",
+    ):
+        assert row in printed
+        assert row in readme.read_text()
+    prose = " ".join(printed.split())
+    assert "at commit 0123abc, on NVIDIA Test: driver 1.2, CUDA 13.0, CuPy 14.2, PyTorch 2, Python 3.12." in prose
+    assert "Left out: the step at 2048x2048" in prose
+    assert "4.20 TB/s" in prose
+    assert readme.read_text().startswith("# Title")
+    assert readme.read_text().endswith("After.\n")
+    assert "stale table" not in readme.read_text()
+
+
+def test_without_pytorch_shares_are_of_our_fastest_kernel(written, capsys):
+    written.write_text(json.dumps(results(peaks={"copy": 4e12})))
+    assert gpu_check.main(["--print", str(written)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "fastest of our own kernels; TFLOP/s: float32 20.0, tf32 200.0." in printed
+    assert "| 20.00 | 100 % |" in printed
+
+
+def test_what_disagreed_stands_above_the_table(written, capsys):
+    written.write_text(json.dumps(results(problems=["nstcore float16 at 64x64: expected the loss 1"])))
+    assert gpu_check.main(["--print", str(written)]) == 0
+    assert "zero border. nstcore float16 at 64x64: expected the loss 1." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"machine": 1}', "\x00"])
+def test_other_files_are_no_results(tmp_path, capsys, content):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    assert gpu_check.main(["--print", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "expected results of tools/gpu_check.py --out" in error
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--device", "cuda-on-cpu", "--out", "results.json"],
+        ["--quick", "--out", "results.json"],
+        ["--write"],
+        ["--out", "no/such/folder/results.json"],
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu_check, "measure", None)
+    assert gpu_check.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_gpu_one_line_says_what_is_missing(capsys):
+    problem = gpu.problem()
+    if problem is None:
+        pytest.skip("there is a GPU")
+    assert gpu_check.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"gpu_check: device cuda: {problem}\n"
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("problems", [[], ["nstcore tf32 at 64x64: expected the loss 1"]])
+def test_results_are_written_and_problems_end_in_exit_code_1(tmp_path, monkeypatch, capsys, problems):
+    monkeypatch.setattr(gpu_check, "measure", lambda args: results(problems=problems))
+    path = tmp_path / "results.json"
+    assert gpu_check.main(["--out", str(path)]) == len(problems)
+    assert json.loads(path.read_text()) == results(problems=problems)
+    assert capsys.readouterr().err == "".join(f"gpu_check: {line}\n" for line in problems)
+
+
+def test_no_table_stands_in_the_readme_without_results():
+    """What is printed there comes from a file of results, and none is in the repository."""
+    text = bench.README.read_text(encoding="utf-8")
+    assert "<!-- gpu:" not in text or list(ROOT.glob("kernels/*.json"))
+
+
+@pytest.mark.slow
+def test_a_rehearsal_on_the_cpu_goes_through_everything_and_calls_its_figures_none(tmp_path):
+    if on_cpu.problem():
+        pytest.skip(on_cpu.problem())
+    command = [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "--device", "cuda-on-cpu", "--quick"]
+    done = subprocess.run(
+        [*command, "--sizes", "16", "--precisions", "float32,tf32"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(gpu_check.REHEARSAL)
+    assert done.stdout.endswith(f"{gpu_check.REHEARSAL}\n")
+    for name, short in conv.PRODUCTION.items():
+        assert f"| conv3x3/{short} | {name} | forward |" in done.stdout
+    assert "| 16x16 | nstcore float32 |" in done.stdout
+    assert "| 16x16 | nstcore tf32 |" in done.stdout
+    assert list(tmp_path.iterdir()) == []
