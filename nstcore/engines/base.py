@@ -107,14 +107,25 @@ class Network(ABC):
     def features(self, tap: str) -> np.ndarray:
         """A copy of a tap's features in the book's layout (N, H, W)."""
 
-    @abstractmethod
     def decisions(self) -> dict[str, np.ndarray]:
         """Every choice that the last forward made, in the book's layout: where each ReLU let through (bool, by the name
         of the ReLU) and, for max pooling, which of the four values won (uint8, by the name of the pooling).
 
         Near ties these flip with the last bit of rounding, and the gradient with them; the reference engine can follow
         another engine's decisions, which separates that from an error of arithmetic.
+
+        Here they are found again from the features, as an engine's backward pass does that stores none.
         """
+        found = {}
+        for step in self.steps:
+            if step.kind == "conv":
+                x = self.features(step.output)
+                found[step.output] = x > 0
+            elif self.pooling == "max":
+                _, H, W = x.shape
+                windows = np.stack([x[:, r : H // 2 * 2 : 2, s : W // 2 * 2 : 2] for r in (0, 1) for s in (0, 1)])
+                found[step.name] = windows.argmax(axis=0).astype(np.uint8)  # the first of the largest
+        return found
 
     @abstractmethod
     def bytes(self, height: int, width: int) -> int:

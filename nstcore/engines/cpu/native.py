@@ -266,15 +266,3 @@ class NativeNetwork(Network):
     def _book_layout(blocked: np.ndarray) -> np.ndarray:
         blocks, height, width, _ = blocked.shape
         return np.array(blocked.transpose(0, 3, 1, 2), order="C").reshape(blocks * CB, height, width)
-
-    def decisions(self) -> dict[str, np.ndarray]:
-        found = {}
-        for step in self.steps:
-            if step.kind == "conv":
-                x = self.features(step.output)
-                found[step.output] = x > 0
-            elif self.pooling == "max":
-                _, H, W = x.shape
-                windows = np.stack([x[:, r : H // 2 * 2 : 2, s : W // 2 * 2 : 2] for r in (0, 1) for s in (0, 1)])
-                found[step.name] = windows.argmax(axis=0).astype(np.uint8)  # the first of the largest
-        return found

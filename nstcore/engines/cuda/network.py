@@ -21,14 +21,13 @@ from .conv import RUNGS, Convolution
 from .device import Array, Device
 from .gram import Grams, gram_backward
 from .losses import Losses
+from .pixels import PREPARED, prepare, turned_filters
 from .pixels import backward as pixels_backward
-from .pixels import prepare, turned_filters
 from .plan import Plan, lives, statistics
 from .pool import backward as pool_backward
 from .pool import forward as pool_forward
 from .precision import FLOAT16, Precision, from_elements
 
-PREPARED = 8  # channels of the prepared picture: three, then zeros, so that its rows are whole 16-byte words
 ATTEMPTS = 4  # at a float16 loss scale that does not overflow
 BACKED_OFF = 2.0**-6  # the next attempt's scale, relative to the last
 
@@ -299,18 +298,6 @@ class CudaNetwork(Network):
     def features(self, tap: str) -> np.ndarray:
         values = from_elements(self.device.to_host(self._tapped(tap)), self.precision)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-    def decisions(self) -> dict[str, np.ndarray]:
-        found = {}
-        for step in self.steps:
-            if step.kind == "conv":
-                x = self.features(step.output)
-                found[step.output] = x > 0
-            elif self.pooling == "max":
-                _, H, W = x.shape
-                windows = np.stack([x[:, r : H // 2 * 2 : 2, s : W // 2 * 2 : 2] for r in (0, 1) for s in (0, 1)])
-                found[step.name] = windows.argmax(axis=0).astype(np.uint8)  # the first of the largest
-        return found
 
 
 def _power_of_two(wanted: float, value: float) -> float:

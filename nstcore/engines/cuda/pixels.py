@@ -19,7 +19,7 @@ from .precision import PRECISIONS, Precision
 from .variants import Variant
 
 RUNG = "pixels/01_direct"
-PREPARED = 8  # channels of the prepared picture
+PREPARED = 8  # channels of the prepared picture: three, then zeros, so that its rows are whole 16-byte words
 THREADS = 256  # of a block of prepare
 TILE = {"ACROSS": 32, "DOWN": 16, "PER": 4}  # of pixels_backward: pixels of a block; of a thread
 
