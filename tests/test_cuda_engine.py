@@ -21,7 +21,7 @@ from nstcore.engines.cuda.network import CudaNetwork
 from nstcore.errors import DeviceError
 
 each_device = pytest.mark.parametrize("device", ["cuda-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-PRECISIONS = ["float32", "tf32", "float16", "bfloat16"]
+PRECISIONS = ["float32", "tf32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)]
 TAPS = ("conv1_2", "relu1_2", "pool1", "relu2_1")
 PIXELS = np.ascontiguousarray(smooth_picture(35, 46).transpose(2, 0, 1).astype(np.float32))
 

@@ -44,7 +44,7 @@ LARGE = [
 LOSSES = (("SP", True), ("S", False), ("P", True), ("", False))
 
 
-@pytest.fixture(params=["tf32", "float16", "bfloat16"])
+@pytest.fixture(params=["tf32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def precision(request) -> Precision:
     return PRECISIONS[request.param]
 

@@ -32,10 +32,18 @@ MACHINES = [
 for _device in ("cuda-on-cpu", "cuda"):
     MACHINES.append((_device, "float32", None, 2e-5, 1e-4))
     MACHINES += [(_device, name, None, 4 * UNIT[name], 10 * UNIT[name]) for name in ("tf32", "float16", "bfloat16")]
+
+
+def _marks(device, dtype):
+    """bfloat16 goes through the kernels of float16."""
+    slow = [pytest.mark.slow] if (device, dtype) == ("cuda-on-cpu", "bfloat16") else []
+    return [pytest.mark.gpu] if device == "cuda" else slow
+
+
 MACHINE_NAMES = ["-".join(filter(None, machine[:3])) for machine in MACHINES]
 each_machine = pytest.mark.parametrize(
     ("device", "dtype", "kernels", "features", "gradients"),
-    [pytest.param(*m, marks=pytest.mark.gpu) if m[0] == "cuda" else m for m in MACHINES],
+    [pytest.param(*m, marks=_marks(*m[:2])) for m in MACHINES],
     ids=MACHINE_NAMES,
 )
 SHALLOW = ("conv1_1", "relu1_1", "pool1", "relu2_1", "conv2_2", "relu3_1")
