@@ -247,7 +247,9 @@ from nstcore.engines.cuda.precision import PRECISIONS
 device = OnCpuDevice(build=BUILD)
 for short, rung in gram.RUNGS.items():
     precision = PRECISIONS[rung.precisions[0]]
-    for N, M in ((65, 20), (8, 150)):
+    # A tile beside the diagonal makes many blocks of gram_sum: too slow under ThreadSanitizer
+    wide = 65 if BUILD == "asan" else 17
+    for N, M in ((wide, 20), (8, 150)):
         compute = gram.Grams(device, precision, [(N, M)], short)
         F, P, g = (device.to_device(np.ones((M, N), precision.dtype)) for _ in range(3))
         S, G = device.to_device(np.ones((N, N), precision.dtype)), device.empty((N, N), np.float32)

@@ -44,8 +44,10 @@ __device__ __forceinline__ int upper_index(int row, int column, int across) {
 
 // ---- the second launch ----------------------------------------------------------------------------------------------
 
+#ifndef PATCH
 #define PATCH 8   // a block sums PATCH x PATCH elements of G
 #define SLICES 8  // each by SLICES threads, which share its pieces between them
+#endif
 #define SUM_THREADS (PATCH * PATCH * SLICES)
 
 // Adds the pieces in double, in an order that depends on the shape alone, and writes G[i][j] and G[j][i], i <= j.

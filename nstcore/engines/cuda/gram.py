@@ -24,8 +24,8 @@ LONGEST = 2048  # positions of a piece, at most
 SHORTEST = 128  # and at least, where there are as many: a piece writes a tile for what it reads
 GRAIN = 32  # a piece is a multiple of this: whole steps of every rung's loop
 BLOCKS = 264  # a job has so many, if its pieces are not too short for it: two for each multiprocessor of a large GPU
-PATCH = 8  # of jobs.cuh: a block of the second launch sums PATCH x PATCH elements
-SUM_THREADS = 512  # likewise
+PATCH = 8  # -DPATCH: a block of the second launch sums PATCH x PATCH elements
+SLICES = 8  # -DSLICES: each by so many threads
 
 EVERY = tuple(PRECISIONS)
 TENSOR = tuple(p.name for p in (TF32, FLOAT16, BFLOAT16))  # those that tensor cores multiply
@@ -68,7 +68,8 @@ class GramRung:
         if not self.tile:
             return {}
         aligned = all(N * precision.dtype.itemsize % 16 == 0 for N in channels)
-        return {"TILE": self.tile, "POSITIONS": self.positions, "CHANNELS": self.channels, "ALIGNED": int(aligned)}
+        sides = {"TILE": self.tile, "POSITIONS": self.positions, "CHANNELS": self.channels}
+        return {**sides, "PATCH": PATCH, "SLICES": SLICES, "ALIGNED": int(aligned)}
 
 
 RUNGS = {
@@ -171,7 +172,7 @@ class Grams:
         first = self.device.kernel(self.rung.name, "gram_partial", self.precision, **self._defines)
         second = self.device.kernel(self.rung.name, "gram_sum", self.precision, **self._defines)
         first(self.blocks, self.rung.threads, table, count, partials, shared=self.rung.shared)
-        second(self.sum_blocks, SUM_THREADS, table, count, partials)
+        second(self.sum_blocks, PATCH * PATCH * SLICES, table, count, partials)
 
     def _check(self, features: Sequence[Array], out: Sequence[Array]) -> None:
         """Kernels take their addresses from a table, where no launch can check what lies there."""
