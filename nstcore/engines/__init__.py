@@ -59,8 +59,8 @@ def create(device: str = "auto", dtype: str | None = "float32", threads: int | N
 
 def _fastest(dtype: str | None) -> str:
     """What "auto" stands for on this machine."""
-    from .cuda import gpu
-
     if dtype == "float64":
         return "reference"
+    from .cuda import gpu
+
     return "cuda" if gpu.problem() is None else "cpu"

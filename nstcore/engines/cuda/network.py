@@ -174,12 +174,14 @@ class CudaNetwork(Network):
     def backward(self, gradients: Mapping[str, TapGradient]) -> Array:
         self._need_features()
         scale = self._loss_scale(gradients) if self.precision is FLOAT16 else 1.0
-        for _ in range(ATTEMPTS):
-            gradient = self._backward(gradients, scale)
-            if self.precision is not FLOAT16 or math.isfinite(self.losses.squared_sum(gradient)):
-                break
-            scale *= BACKED_OFF  # a gradient was beyond float16; backward has used up the features
-            self.forward(self._pixels)
+        gradient = self._backward(gradients, scale)
+        if self.precision is FLOAT16:
+            for _ in range(ATTEMPTS - 1):
+                if math.isfinite(self.losses.squared_sum(gradient)):
+                    break
+                self.forward(self._pixels)  # a gradient was beyond float16; backward has used up the features
+                scale *= BACKED_OFF
+                gradient = self._backward(gradients, scale)
         self._there = False
         return gradient
 
