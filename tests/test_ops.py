@@ -7,6 +7,7 @@ import pytest
 from gradcheck import check_every_element, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
+from test_ops_style import CASES as STATISTICS
 
 from nstcore import ops
 from nstcore.errors import OptionError, ShapeError
@@ -107,11 +108,17 @@ CASES = {
         lambda: ops.total_variation_backward(X, 0.7),
         X,
     ),
+    "total_variation_backward, diagonal": (
+        lambda x: ops.total_variation_forward(x, 0.7, 0.5),
+        lambda: ops.total_variation_backward(X, 0.7, 0.5),
+        X,
+    ),
     "preprocess_backward": (
         through(lambda x: ops.preprocess_forward(x, *PRE)),
         lambda: ops.preprocess_backward(upstream(X), *PRE),
         X,
     ),
+    **STATISTICS,
 }
 
 
@@ -225,8 +232,8 @@ def test_gram_is_symmetric_positive_and_blind_to_position(n, m, seed):
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(-10, 10))
 def test_total_variation_of_a_constant_is_zero(height, width, value):
     x = np.full((3, height, width), value)
-    assert ops.total_variation_forward(x, 3.0) == 0
-    assert not ops.total_variation_backward(x, 3.0).any()
+    assert ops.total_variation_forward(x, 3.0, 0.5) == 0
+    assert not ops.total_variation_backward(x, 3.0, 0.5).any()
 
 
 @given(st.integers(2, 9), st.integers(2, 9))

@@ -7,6 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from nstcore.engines.cpu import library
+from nstcore.engines.cpu.library import Crew
+from nstcore.engines.cpu.vectors import NativeVectors
 from nstcore.optim import Vectors
 
 SHAPES = [(1,), (8191,), (8192,), (3, 70, 131), (2, 8192)]
@@ -55,6 +58,26 @@ def test_every_operation_agrees_with_plain_numpy(shape, dtype):
     same(z, np.clip(x - 0.04 * m / (np.sqrt(4 * w) + 1e-3), -0.5, 0.75))
     assert v.max_abs(x) == abs(x).max()
     assert v.epsilon(x) == np.finfo(dtype).eps
+
+
+def native():
+    chosen = library.choose()[0]
+    if chosen is None:
+        pytest.skip("the native kernels are not built")
+    return NativeVectors(chosen, Crew(chosen, 2))
+
+
+@pytest.mark.parametrize("make", [Vectors, native], ids=["numpy", "native"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_combination_may_take_the_place_of_the_vector_that_it_begins_with(shape, make):
+    many = arrays(shape, 7, "float32")
+    q, free, *others = many
+    vectors, c = make(), (0.25, -2.0, 3.0, 0.5, -1.0)
+    for weights in (None, abs(free)):
+        expected, place = np.empty_like(q), q.copy()
+        vectors.combine(0.5, q, weights, c, *others, out=expected)
+        vectors.combine(0.5, place, weights, c, *others, out=place)
+        np.testing.assert_array_equal(place, expected)
 
 
 def test_a_dot_product_of_millions_of_float32_keeps_its_digits():

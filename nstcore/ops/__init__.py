@@ -7,7 +7,10 @@ its equation and returns a new array; the backward pass takes the upstream gradi
 from .bias import bias_backward, bias_forward
 from .content_loss import content_backward, content_forward
 from .conv import PADDINGS, conv_backward, conv_backward_filters, conv_forward
+from .covariance import covariance_backward, covariance_forward
 from .gram import gram_backward, gram_forward
+from .matrix_sqrt import matrix_sqrt_backward, matrix_sqrt_forward
+from .moments import moments_backward, moments_forward
 from .pool import (
     POOLINGS,
     average_pool_backward,
@@ -21,36 +24,54 @@ from .pool import (
 )
 from .preprocess import ORDERS, preprocess_backward, preprocess_forward
 from .relu import relu_backward, relu_forward
+from .style_centred import centred_backward, centred_forward
 from .style_loss import style_backward, style_forward
+from .style_mean_std import mean_std_backward, mean_std_forward, standard_deviations
+from .style_w2 import W2Cache, w2_backward, w2_forward, w2_target
 from .total_variation import total_variation_backward, total_variation_forward
 
 __all__ = [
     "ORDERS",
     "PADDINGS",
     "POOLINGS",
+    "W2Cache",
     "average_pool_backward",
     "average_pool_forward",
     "bias_backward",
     "bias_forward",
+    "centred_backward",
+    "centred_forward",
     "content_backward",
     "content_forward",
     "conv_backward",
     "conv_backward_filters",
     "conv_forward",
+    "covariance_backward",
+    "covariance_forward",
     "gram_backward",
     "gram_forward",
     "l2_pool_backward",
     "l2_pool_forward",
+    "matrix_sqrt_backward",
+    "matrix_sqrt_forward",
     "max_pool_backward",
     "max_pool_forward",
+    "mean_std_backward",
+    "mean_std_forward",
+    "moments_backward",
+    "moments_forward",
     "pool_backward",
     "pool_forward",
     "preprocess_backward",
     "preprocess_forward",
     "relu_backward",
     "relu_forward",
+    "standard_deviations",
     "style_backward",
     "style_forward",
     "total_variation_backward",
     "total_variation_forward",
+    "w2_backward",
+    "w2_forward",
+    "w2_target",
 ]

@@ -15,9 +15,9 @@ def floating(name: str, a: np.ndarray) -> None:
 
 
 def rank(name: str, a: np.ndarray, layout: str) -> None:
-    """Refuse an array whose number of axes is not that of `layout`, such as '(C, H, W)'."""
+    """Refuse an array whose number of axes is not that of `layout`, such as '(C, H, W)' or '(N,)'."""
     floating(name, a)
-    if a.ndim != layout.count(",") + 1:
+    if a.ndim != len([axis for axis in layout.strip("()").split(",") if axis]):
         raise ShapeError(f"{name}: expected {layout}, got shape {a.shape}")
 
 

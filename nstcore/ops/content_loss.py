@@ -1,9 +1,9 @@
 """Content loss: squared distance of the features from those of the content picture.
 
-        L  = scale * sum (F - P)^2
-        dF = 2 scale (F - P)
+        L  = scale * sum_m w[m] sum_i (F[i,m] - P[i,m])^2
+        dF = 2 scale w (F - P)
 
-The paper's scale is 1/2; what other programs take is the business of `nstcore.conventions`.
+The paper's scale is 1/2, and its w is 1 everywhere; what other programs take is the business of `nstcore.conventions`.
 
 References
 ----------
@@ -17,13 +17,23 @@ import numpy as np
 from . import _shapes
 
 
-def content_forward(F: np.ndarray, P: np.ndarray, scale: float) -> float:
-    """Loss of features F against the content picture's P, both (N, M)."""
-    _shapes.equal("F", F, P.shape, f"P {P.shape}")
-    return scale * float(np.square(F - P).sum(dtype=np.promote_types(F.dtype, np.float64)))
+def content_forward(F: np.ndarray, P: np.ndarray, scale: float, w: np.ndarray | None = None) -> float:
+    """Loss of features F against the content picture's P, both (N, M); w (M,) >= 0: how much each position counts."""
+    _check(F, P, w)
+    squares = np.square(F - P)
+    if w is not None:
+        squares *= w
+    return scale * float(squares.sum(dtype=np.promote_types(F.dtype, np.float64)))
 
 
-def content_backward(F: np.ndarray, P: np.ndarray, scale: float) -> np.ndarray:
+def content_backward(F: np.ndarray, P: np.ndarray, scale: float, w: np.ndarray | None = None) -> np.ndarray:
     """Gradient (N, M) with respect to F."""
+    _check(F, P, w)
+    dF = F.dtype.type(2 * scale) * (F - P)
+    return dF if w is None else w * dF
+
+
+def _check(F: np.ndarray, P: np.ndarray, w: np.ndarray | None) -> None:
     _shapes.equal("F", F, P.shape, f"P {P.shape}")
-    return F.dtype.type(2 * scale) * (F - P)
+    if w is not None:
+        _shapes.equal("w", w, F.shape[1:], f"F {F.shape}")

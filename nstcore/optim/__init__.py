@@ -1,14 +1,18 @@
 """Optimizers: they know f(x) -> (loss, gradient), never pictures or networks.
 
-Vectors          the few operations on arrays that they need; an engine may bring its own
-minimize_adam    Adam
-minimize_lbfgs   L-BFGS: direction (pairs.py), line search (line_search.py), bounds
-Minimum, State   what they return, and what their callbacks see
+Vectors                 the few operations on arrays that they need; an engine may bring its own
+minimize_adam           Adam
+minimize_lbfgs          L-BFGS: direction (pairs.py), line search (line_search.py), bounds
+Minimum, State          what they return, and what their callbacks see
+AdamState, LBFGSState   what one run leaves to the next
+Average                 of the iterates
 """
 
 from .adam import minimize_adam
+from .average import Average
 from .lbfgs import minimize_lbfgs
 from .result import Minimum, State
+from .states import AdamState, LBFGSState
 from .vectors import Vectors
 
-__all__ = ["Minimum", "State", "Vectors", "minimize_adam", "minimize_lbfgs"]
+__all__ = ["AdamState", "Average", "LBFGSState", "Minimum", "State", "Vectors", "minimize_adam", "minimize_lbfgs"]

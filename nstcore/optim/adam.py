@@ -24,6 +24,7 @@ from typing import Any
 from ..errors import OptionError, RunError
 from .problem import Function, checked_bounds, checked_count, checked_gradient
 from .result import Callback, Minimum, State
+from .states import AdamState, checked_state
 from .vectors import Vectors
 
 
@@ -36,6 +37,7 @@ def minimize_adam(
     learning_rate: float = 0.02,
     betas: tuple[float, float] = (0.9, 0.99),
     epsilon: float = 1e-8,
+    state: AdamState | None = None,
     callback: Callback | None = None,
     vectors: Any = None,
 ) -> Minimum:
@@ -44,7 +46,11 @@ def minimize_adam(
     n evaluations make n - 1 updates: the last x is evaluated and not moved any more, so that the loss that is returned
     belongs to the x that is returned. Adam does not descend at every step; the last x need not be the best one.
 
-    Buffers: 3 arrays like `x0`, allocated before the first evaluation.
+    A run may be cut in two: `minimize_adam(f, end.x, state=end.state, ...)` goes on from where `end` came from. The cut
+    loses no update. It costs one evaluation, as that of the last x, whose gradient nothing keeps, is made again at the
+    start of the second run: n evaluations and then k are together, bit for bit, the run of n + k - 1.
+
+    Buffers: 3 arrays like `x0`, or 1 with a `state`, allocated before the first evaluation.
 
     Parameters
     ----------
@@ -63,6 +69,9 @@ def minimize_adam(
         0.99 forgets the steep first steps of a style transfer sooner.
     epsilon : float
         Keeps the quotient finite where the gradient has always been 0.
+    state : AdamState, optional
+        Go on from the averages of an earlier run, with the same betas. It is updated in place. Without it, Adam begins
+        with `AdamState.zero`.
     callback : callable, optional
         callback(State) after every evaluation, before x moves on. If it returns True, the run ends there.
     vectors : optional
@@ -71,14 +80,14 @@ def minimize_adam(
     Returns
     -------
     Minimum
-        x is the point evaluated last.
+        x is the point evaluated last, state an `AdamState`: the one that was given, if one was.
 
     Raises
     ------
     OptionError
         If an option is out of its range.
     ShapeError
-        If the gradient does not have the shape of `x0`.
+        If the gradient or the state does not have the shape of `x0`.
     RunError
         If f returns a loss that is not finite.
 
@@ -97,34 +106,38 @@ def minimize_adam(
         raise OptionError(f"epsilon: expected a number above 0, got {epsilon}; the usual one is 1e-8")
 
     vectors = vectors or Vectors()
-    x, m, v = (vectors.empty_like(x0) for _ in range(3))
+    x = vectors.empty_like(x0)
     vectors.copy(x0, out=x)
     vectors.clip(x, lo, hi)
-    vectors.fill(m, 0.0)
-    vectors.fill(v, 0.0)
+    if state is None:
+        state = AdamState.zero(x0, vectors)
+    m, v = checked_state("m", state.m, x), checked_state("v", state.v, x)
 
-    t = 0
+    evaluations = updates = 0
     while True:
         loss, gradient = f(x)
+        evaluations += 1
         loss, g = float(loss), checked_gradient(gradient, x)
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss became {loss} at evaluation {t + 1}: expected a finite number; lower the learning rate "
-                f"({learning_rate}) or the weights of the losses"
+                f"the loss became {loss} at evaluation {evaluations}: expected a finite number; lower the learning "
+                f"rate ({learning_rate}) or the weights of the losses"
             )
-        stop = callback is not None and callback(State(t + 1, t, loss, x, learning_rate if t else 0.0)) is True
-        if stop or t + 1 == max_evaluations:
+        step = learning_rate if updates else 0.0
+        stop = callback is not None and callback(State(evaluations, updates, loss, x, step)) is True
+        if stop or evaluations == max_evaluations:
             status = "stopped by the callback" if stop else "the evaluation limit was reached"
-            return Minimum(x, loss, evaluations=t + 1, iterations=t, status=status, converged=False)
+            return Minimum(x, loss, evaluations, updates, status, converged=False, state=state)
 
-        t += 1
+        updates += 1
+        state.t += 1
         vectors.adam(
             x,
             g,
             m,
             v,
             betas=(beta1, beta2),
-            corrections=(1 - beta1**t, 1 - beta2**t),
+            corrections=(1 - beta1**state.t, 1 - beta2**state.t),
             learning_rate=learning_rate,
             epsilon=epsilon,
             lo=lo,

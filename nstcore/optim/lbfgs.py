@@ -39,6 +39,7 @@ from .line_search import FAILED, Search, strong_wolfe
 from .pairs import Pairs
 from .problem import Function, checked_bounds, checked_count, checked_gradient
 from .result import Callback, Minimum, State
+from .states import LBFGSState
 from .vectors import Vectors
 
 _FIRST_STEP = 0.01  # of max|x|
@@ -57,6 +58,7 @@ def minimize_lbfgs(
     c1: float = 1e-4,
     c2: float = 0.9,
     tolerance_gradient: float = 1e-7,
+    state: LBFGSState | None = None,
     callback: Callback | None = None,
     vectors: Any = None,
 ) -> Minimum:
@@ -64,7 +66,15 @@ def minimize_lbfgs(
 
     The loss never rises from one iterate to the next, so the last iterate is the best one.
 
-    Buffers: 2 * `history` + 6 arrays like `x0`, and one more with bounds, allocated before the first evaluation.
+    A run may be cut in two: `minimize_lbfgs(f, end.x, state=end.state, ...)` goes on from where `end` came from. The
+    cut costs one evaluation, as that of the last x is made again at the start of the second run; otherwise the iterates
+    are those of one run, bit for bit, if the first one ended between two steps (by the callback). Where the evaluation
+    limit ended it, its last line search may have been cut short. Not carried over are the gradient that
+    `tolerance_gradient` refers to, which is that of the new start, and how many iterations there were without any
+    decrease, which is counted anew.
+
+    Buffers: 2 * `history` + 6 arrays like `x0`, less those that the state brings, and one more with bounds, allocated
+    before the first evaluation.
 
     Parameters
     ----------
@@ -83,6 +93,9 @@ def minimize_lbfgs(
     tolerance_gradient : float
         Converged when the largest absolute element of the gradient (without the held elements) is at most this part of
         what it was at x0.
+    state : LBFGSState, optional
+        Go on with the pairs of an earlier run, the newest `history` of them. It is updated in place; its arrays are the
+        run's own from then on.
     callback : callable, optional
         callback(State) at the starting point and after every iteration. If it returns True, the run ends there.
     vectors : optional
@@ -91,13 +104,14 @@ def minimize_lbfgs(
     Returns
     -------
     Minimum
+        x is the best point, state an `LBFGSState`: the one that was given, if one was.
 
     Raises
     ------
     OptionError
         If an option is out of its range.
     ShapeError
-        If the gradient does not have the shape of `x0`.
+        If the gradient or the state does not have the shape of `x0`.
     RunError
         If the loss or the gradient is not finite at `x0`. Elsewhere the line search steps back from such points.
     """
@@ -111,15 +125,16 @@ def minimize_lbfgs(
 
     vectors = vectors or Vectors()
     run = _Run(f, x0, lo, hi, vectors)
-    pairs = Pairs(vectors, x0, history)
+    memory = LBFGSState() if state is None else state
+    pairs = Pairs(vectors, x0, history, memory)
     run.start()
     first_norm = norm = run.gradient_norm()
     iterations = flat = 0
     step, search = 0.0, None
     while True:
-        state = State(run.evaluations, iterations, run.loss, run.x, step, norm, search)
+        seen = State(run.evaluations, iterations, run.loss, run.x, step, norm, search)
         converged = norm <= tolerance_gradient * first_norm
-        if callback is not None and callback(state) is True:
+        if callback is not None and callback(seen) is True:
             status = "stopped by the callback"
         elif converged:
             status = "converged: the gradient is below its tolerance"
@@ -138,7 +153,8 @@ def minimize_lbfgs(
                 status = "the evaluation limit was reached"
             else:
                 status = "no step along the gradient lowers the loss any more"
-        return Minimum(run.x, run.loss, run.evaluations, iterations, status, converged, norm)
+        pairs.give_back(memory)
+        return Minimum(run.x, run.loss, run.evaluations, iterations, status, converged, norm, memory)
 
 
 def _iterate(run: _Run, pairs: Pairs, max_evaluations: int, c1: float, c2: float) -> Search | None:

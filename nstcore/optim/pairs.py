@@ -40,6 +40,8 @@ from typing import Any
 
 import numpy as np
 
+from .states import LBFGSState, checked_state
+
 # A pair is used if s'y exceeds this part of |s| |y|: the curvature along s is positive, and not just rounding.
 _LEAST_CURVATURE = 1e-8
 
@@ -60,12 +62,25 @@ class _Pair:
 
 
 class Pairs:
-    """The newest `length` pairs, in 2 * `length` arrays that are allocated once."""
+    """The newest `length` pairs, in 2 * `length` arrays; those that `state` does not bring are allocated here.
 
-    def __init__(self, vectors: Any, like: Any, length: int) -> None:
+    The pairs of `state` are taken from it, until `give_back`. Those without positive curvature are not kept.
+    """
+
+    def __init__(self, vectors: Any, like: Any, length: int, state: LBFGSState | None = None) -> None:
         self._vectors = vectors
-        self._spare = [_Pair(vectors.empty_like(like), vectors.empty_like(like)) for _ in range(length)]
         self._kept: list[_Pair] = []  # oldest first
+        self._spare: list[_Pair] = []
+        if state is not None:
+            for arrays in state.pairs:
+                for name, a in zip("sy", arrays, strict=True):
+                    checked_state(name, a, like)
+            for s, y in state.pairs[-length:]:
+                pair = _Pair(s, y, vectors.dot(s, s))
+                (self._kept if pair.curved(vectors.dot(s, y), vectors.dot(y, y)) else self._spare).append(pair)
+            state.pairs.clear()
+        while len(self._kept) + len(self._spare) < length:
+            self._spare.append(_Pair(vectors.empty_like(like), vectors.empty_like(like)))
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -74,6 +89,11 @@ class Pairs:
         """Forget every pair."""
         self._spare += self._kept
         self._kept = []
+
+    def give_back(self, state: LBFGSState) -> None:
+        """Hand the pairs over to `state`; there are none here any more, and no place for new ones."""
+        state.pairs[:] = [(pair.s, pair.y) for pair in self._kept]
+        self._kept, self._spare = [], []
 
     def add(self, x: Any, g: Any, x_next: Any, g_next: Any) -> bool:
         """Keep s = x_next - x, y = g_next - g in the place of the oldest pair, unless the curvature is not positive.

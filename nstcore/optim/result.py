@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .line_search import Search
@@ -64,6 +64,8 @@ class Minimum:
         True if the gradient came below its tolerance; False if something else ended the run.
     gradient_norm : float or None
         Largest absolute element of the projected gradient at `x` (L-BFGS); None (Adam).
+    state : LBFGSState or AdamState
+        What the next run can go on from.
     """
 
     x: Any
@@ -73,3 +75,4 @@ class Minimum:
     status: str
     converged: bool
     gradient_norm: float | None = None
+    state: Any = field(default=None, repr=False)

@@ -168,7 +168,10 @@ class Vectors:
     def combine(
         self, a: float, q: Array, free: Array | None, coefficients: Sequence[float], *arrays: Array, out: Array
     ) -> None:
-        """out = free * (a q + c_1 v_1 + ... + c_n v_n), for coefficients c and arrays v; `free` None: 1 everywhere."""
+        """out = free * (a q + c_1 v_1 + ... + c_n v_n), for coefficients c and arrays v; `free` None: 1 everywhere.
+
+        `out` may be `q`, but none of the others.
+        """
         q, out, flat = q.reshape(-1), _flat(out), [v.reshape(-1) for v in arrays]
         weights = None if free is None else free.reshape(-1)
         for b, t in self._blocks_with_scratch(out):
