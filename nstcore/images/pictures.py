@@ -1,26 +1,69 @@
-"""Pictures in memory: from whatever a caller has to pixels, and from one size to another."""
+"""Pictures in memory: from whatever a caller has to pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
 import numpy as np
 from PIL import Image
 
-from ..errors import OptionError, PictureError
-from .read import from_pil, read_picture
+from ..errors import PictureError
+from .alpha import fill_hidden, over_white
+from .read import Straight, from_pil, read_straight
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
 
 
-def as_pixels(picture: Picture) -> np.ndarray:
-    """A picture as the network side of the program knows it.
+@dataclass(frozen=True)
+class Loaded:
+    """A picture and what the result may want of it.
+
+    Attributes
+    ----------
+    pixels : ndarray of shape (3, H, W), C-contiguous, float32 or float64
+        RGB in [0, 1], not multiplied by alpha; where alpha is 0, continued from the visible parts around.
+    alpha : ndarray of shape (H, W), float32, in [0, 1]; or None
+        None if the picture is opaque everywhere.
+    bits : int
+        Depth per channel of the file or array: 8, 16 or 32 (floating point).
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    bits: int
+
+
+def load(picture: Picture) -> Loaded:
+    """A picture with its alpha and its depth.
 
     Parameters
     ----------
-    picture : path, PIL image, or array (H, W, 3) or (H, W) of uint8 or float in [0, 1]
+    picture : path, PIL image, or array
+        A file of 16 bits per channel (PNG, TIFF) is read at that depth; with an embedded profile other than sRGB only
+        where that is one of curves and a matrix, else at 8 bits. A PIL image has the 8 bits that Pillow keeps (grey:
+        16). Arrays as for `as_pixels`.
+
+    Raises
+    ------
+    PictureError
+        If it is no picture.
+    """
+    rgb, alpha, bits = straight(picture)
+    if alpha is not None:
+        rgb = fill_hidden(rgb, alpha)
+    return Loaded(np.ascontiguousarray(rgb.transpose(2, 0, 1)), alpha, bits)
+
+
+def as_pixels(picture: Picture) -> np.ndarray:
+    """A picture as the network side of the program knows it, transparent parts on white.
+
+    Parameters
+    ----------
+    picture : path, PIL image, or array (H, W), (H, W, 3) or (H, W, 4) of uint8, uint16 or float in [0, 1]
+        Integers span their type: 65535 is white. The fourth channel is alpha, the colours not multiplied by it.
 
     Returns
     -------
@@ -32,7 +75,8 @@ def as_pixels(picture: Picture) -> np.ndarray:
     PictureError
         If it is no picture.
     """
-    return np.ascontiguousarray(_rgb(picture).transpose(2, 0, 1))
+    rgb, alpha, _ = straight(picture)
+    return np.ascontiguousarray(over_white(rgb, alpha).transpose(2, 0, 1))
 
 
 def as_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
@@ -42,50 +86,33 @@ def as_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
     return [cast(Picture, pictures)]
 
 
-def _rgb(picture: Picture) -> np.ndarray:
+def straight(picture: Picture) -> Straight:
+    """Colours (H, W, 3) not multiplied by alpha, alpha and depth, of any form of a picture."""
     if isinstance(picture, str | Path):
-        return read_picture(picture)
+        return read_straight(picture)
     if isinstance(picture, Image.Image):
         return from_pil(picture)
     if not isinstance(picture, np.ndarray):
         raise PictureError(f"picture: expected a path, a PIL image or an array (H, W, 3), got {type(picture).__name__}")
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=2)
-    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise PictureError(f"picture: expected an array (H, W, 3), got shape {picture.shape}")
-    if picture.dtype == np.uint8:
-        return picture.astype(np.float32) / 255
-    if not np.issubdtype(picture.dtype, np.floating):
-        raise PictureError(f"picture: expected uint8, or floating point in [0, 1], got {picture.dtype}")
-    if not (np.isfinite(picture).all() and picture.min() >= 0 and picture.max() <= 1):
+    return _from_array(picture)
+
+
+def _from_array(array: np.ndarray) -> Straight:
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
+        raise PictureError(f"picture: expected an array (H, W, 3) or (H, W, 4), got shape {array.shape}")
+    bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(array.dtype, 32)
+    if bits < 32:
+        array = array.astype(np.float32) / (2**bits - 1)
+    elif not np.issubdtype(array.dtype, np.floating):
+        raise PictureError(f"picture: expected uint8, uint16, or floating point in [0, 1], got {array.dtype}")
+    elif not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
         raise PictureError("picture: expected values in [0, 1], got others; divide an array of 0..255 by 255")
-    return picture if picture.dtype == np.float64 else picture.astype(np.float32)
-
-
-def fit(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """(height, width) with the proportions of `size` and that long side, each at least 1."""
-    if long_side < 1:
-        raise OptionError(f"size: expected a long side of 1 pixel or more, got {long_side}")
-    height, width = size
-    ratio = long_side / max(height, width)
-    return max(1, round(height * ratio)), max(1, round(width * ratio))
-
-
-def resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) in [0, 1] to (height, width), Lanczos, in floating point; overshoot is cut off."""
-    height, width = size
-    channels = [
-        np.asarray(Image.fromarray(array[..., c].astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS))
-        for c in range(3)
-    ]
-    return np.clip(np.stack(channels, axis=2), 0, 1)
-
-
-def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Pixels (3, H, W) to (3, height, width); as they are if they have that size."""
-    if pixels.shape[1:] == size:
-        return pixels
-    return np.ascontiguousarray(resize(pixels.transpose(1, 2, 0), size).transpose(2, 0, 1))
+    elif array.dtype != np.float64:
+        array = array.astype(np.float32)
+    opaque = array.shape[2] == 3 or array[..., 3].min() == 1
+    return Straight(array[..., :3], None if opaque else array[..., 3].astype(np.float32), bits)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +13,166 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .. import files
-from ..errors import OutputError, PictureError
+from ..errors import OptionError, OutputError, PictureError, ShapeError
+from .alpha import over_white
 from .pictures import to_uint8
+from .png import write_sixteen
+from .profiles import srgb_profile
+from .tiff import write_tiff
 
-# suffix -> Pillow's format and the options that keep quality high
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95, "method": 6}),
-    ".tif": ("TIFF", {"compression": "tiff_lzw"}),
-    ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
-}
+
+@dataclass(frozen=True)
+class _Format:
+    name: str  # as Pillow calls it
+    sixteen: bool = False  # has 16 bits per channel
+    lossy: bool = False  # has a quality
+    alpha: bool = True
+    longest: int = 2**31 - 1  # side that it can hold, pixels
+
+
+_PNG, _TIFF = _Format("PNG", sixteen=True), _Format("TIFF", sixteen=True)
+_JPEG, _WEBP = _Format("JPEG", lossy=True, alpha=False, longest=65500), _Format("WEBP", lossy=True, longest=16383)
+FORMATS = {".png": _PNG, ".jpg": _JPEG, ".jpeg": _JPEG, ".webp": _WEBP, ".tif": _TIFF, ".tiff": _TIFF}
 KEY = "nstcore"  # PNG text chunk
-_IMAGE_DESCRIPTION = 0x010E  # EXIF tag, for the other formats
+QUALITY = 95  # of JPEG and WebP
+_IMAGE_DESCRIPTION = 0x010E  # TIFF and EXIF tag, for the other formats
+_PERCEPTUAL = b"\0"  # the rendering intent in a PNG's sRGB chunk
+_EXIF_BYTES = 65000  # a JPEG's segment holds 65533
 
 
-def check_output(path: str | Path) -> None:
-    """Refuse, before any work, a place or a kind of file that `write_picture` could not write; touches nothing."""
-    _format(Path(path))
+def check_output(
+    path: str | Path, *, bits: int = 8, quality: int | None = None, shape: tuple[int, int] | None = None
+) -> None:
+    """Refuse, before any work, what `write_picture` could not write with these options; touches nothing.
+
+    `shape`, (height, width), is checked where it is known. Raises as `write_picture` does.
+    """
+    _checked(Path(path), bits, quality, shape)
     files.check_writable(path)
 
 
-def write_picture(path: str | Path, pixels: np.ndarray, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write pixels (3, H, W) in [0, 1] as an 8-bit picture, atomically; the format follows the name's ending.
+def write_picture(
+    path: str | Path,
+    pixels: np.ndarray,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    alpha: np.ndarray | None = None,
+    bits: int = 8,
+    quality: int | None = None,
+) -> None:
+    """Write pixels as a picture, atomically; the format follows the name's ending.
 
-    `metadata` goes in as JSON: in a PNG as the text chunk "nstcore", elsewhere as the EXIF image description.
+    The same arguments give the same bytes. The picture is tagged as sRGB: a PNG by its chunk, others by a profile.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .png, .tif, .tiff, .jpg, .jpeg or .webp.
+    pixels : ndarray of shape (3, H, W)
+        RGB in [0, 1], not multiplied by alpha; values outside are cut off.
+    metadata : mapping, optional
+        Goes in as JSON: in a PNG as the text chunk "nstcore", elsewhere as the image description of TIFF or EXIF.
+    alpha : ndarray of shape (H, W), in [0, 1], optional
+        Written as such; in a JPEG, which has none, the picture stands on white.
+    bits : 8 or 16
+        Per channel; 16 in PNG and TIFF only.
+    quality : int, 1 to 100, optional
+        Of JPEG and WebP, by default 95; a WebP of quality 100 is lossless.
 
     Raises
     ------
     OutputError
-        If the ending is unknown or nothing can be written there.
+        If the ending is unknown, the picture or its metadata too large for the format, or nothing can be written there.
+    OptionError
+        If the format has no such depth or no quality.
+    ShapeError
+        If `alpha` has another shape than the pixels.
     """
     path = Path(path)
-    kind, options = _format(path)
-    image = Image.fromarray(to_uint8(pixels))
-    options = dict(options)
-    if metadata is not None:
-        text = json.dumps(metadata, ensure_ascii=True, sort_keys=True)
-        if kind == "PNG":
-            options["pnginfo"] = PngInfo()
-            options["pnginfo"].add_text(KEY, text)
-        else:
-            exif = Image.Exif()
-            exif[_IMAGE_DESCRIPTION] = text
-            options["exif"] = exif
+    if alpha is not None and alpha.shape != pixels.shape[1:]:
+        raise ShapeError(f"alpha: expected {pixels.shape[1:]} for pixels {pixels.shape}, got {alpha.shape}; resize it")
+    kind = _checked(path, bits, quality, (pixels.shape[1], pixels.shape[2]))
+    text = None if metadata is None else json.dumps(metadata, ensure_ascii=True, sort_keys=True)
+    if alpha is not None and not kind.alpha:
+        pixels, alpha = over_white(np.clip(pixels, 0, 1).transpose(1, 2, 0), alpha).transpose(2, 0, 1), None
+    bands = pixels if alpha is None else np.concatenate([pixels, alpha[None]])
     with files.replacing(path) as temporary:
-        image.save(temporary, kind, **options)
+        if kind is _TIFF:
+            with temporary.open("wb") as file:
+                write_tiff(file, _samples(bands, bits), text, srgb_profile())
+        elif kind is _PNG and bits == 16:
+            chunks = [(b"sRGB", _PERCEPTUAL)]
+            if text is not None:
+                chunks.append((b"tEXt", f"{KEY}\0{text}".encode("ascii")))
+            with temporary.open("wb") as file:
+                write_sixteen(file, _samples(bands, bits), chunks)
+        else:
+            options = _pillow_options(path, kind, text, QUALITY if quality is None else quality)
+            Image.fromarray(_samples(bands, bits)).save(temporary, kind.name, **options)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What `write_picture` put into a picture; `PictureError` where there is nothing of the kind."""
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+            text = image.info.get(KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+            if text is None:  # another program may have moved it behind the image data, which is decoded for this
+                text = getattr(image, "text", {}).get(KEY)
         found = json.loads(text or "")
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
         raise PictureError(f"{path}: carries no settings of nstcore ({type(error).__name__})") from None
     if not isinstance(found, dict):
         raise PictureError(f"{path}: carries no settings of nstcore")
     return found
 
 
-def _format(path: Path) -> tuple[str, dict[str, Any]]:
-    if path.suffix.lower() not in FORMATS:
-        got = path.suffix or "none"
-        raise OutputError(f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {got}")
-    return FORMATS[path.suffix.lower()]
+def _checked(path: Path, bits: int, quality: int | None, shape: tuple[int, int] | None) -> _Format:
+    """The format that the name stands for, which can hold all this."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise OutputError(f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {path.suffix or 'none'}")
+    kind = FORMATS[suffix]
+    if bits not in (8, 16):
+        raise OptionError(f"bits: expected 8 or 16 per channel, got {bits}")
+    if bits == 16 and not kind.sixteen:
+        raise OptionError(f"bits: {suffix} has 8 per channel only; for 16, end the name in .png or .tif")
+    if quality is not None and not kind.lossy:
+        raise OptionError(f"quality: {suffix} is lossless and has none; leave it out, or end the name in .jpg or .webp")
+    if quality is not None and not 1 <= quality <= 100:
+        raise OptionError(f"quality: expected 1 to 100, got {quality}")
+    if shape is not None and max(shape) > kind.longest:
+        raise OutputError(
+            f"{path}: {suffix} holds sides up to {kind.longest} pixels, got {shape[1]} x {shape[0]};"
+            " end the name in .png or .tif"
+        )
+    return kind
+
+
+def _samples(bands: np.ndarray, bits: int) -> np.ndarray:
+    """(C, H, W) in [0, 1] as (H, W, C) of uint8 or uint16, rounded to nearest."""
+    if bits == 8:
+        return to_uint8(bands)
+    scaled = np.rint(np.clip(bands.transpose(1, 2, 0), 0, 1) * 65535)
+    return np.ascontiguousarray(scaled.astype(np.uint16))
+
+
+def _pillow_options(path: Path, kind: _Format, text: str | None, quality: int) -> dict[str, Any]:
+    if kind is _PNG:
+        info = PngInfo()
+        info.add(b"sRGB", _PERCEPTUAL)
+        if text is not None:
+            info.add_text(KEY, text)
+        return {"pnginfo": info}
+    options: dict[str, Any] = {"icc_profile": srgb_profile()}
+    if text is not None:
+        if kind is _JPEG and len(text) > _EXIF_BYTES:
+            raise OutputError(
+                f"{path}: a JPEG cannot carry settings of {len(text)} bytes; end the name in .png or .tif"
+            )
+        options["exif"] = Image.Exif()
+        options["exif"][_IMAGE_DESCRIPTION] = text
+    if kind is _JPEG:
+        return options | {"quality": quality, "subsampling": 0}
+    if quality == 100:
+        return options | {"lossless": True, "exact": True, "method": 6}
+    return options | {"quality": quality, "method": 6}
