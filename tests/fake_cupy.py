@@ -97,6 +97,9 @@ def fake_cupy(**facts):
                 raise MemoryError("out of memory")
             return Memory(size)
 
+        def free_bytes(self):
+            return 1000
+
     def count():
         if not facts["available"]:
             raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")

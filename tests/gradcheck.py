@@ -37,7 +37,12 @@ def check_every_element(f: Callable[[np.ndarray], float], gradient: np.ndarray, 
 
 
 def check_directions(
-    f: Callable[[np.ndarray], float], gradient: np.ndarray, x: np.ndarray, directions: int = 3, seed: int = 0
+    f: Callable[[np.ndarray], float],
+    gradient: np.ndarray,
+    x: np.ndarray,
+    directions: int = 3,
+    seed: int = 0,
+    step: float = EPS,
 ) -> None:
     """Assert it along random directions of unit length: for functions of many numbers."""
     assert gradient.shape == x.shape
@@ -47,7 +52,7 @@ def check_directions(
         # Half of it along the gradient: a purely random direction is nearly orthogonal to it and drowns in rounding
         d = d / np.linalg.norm(d) + gradient / np.linalg.norm(gradient)
         d /= np.linalg.norm(d)
-        numeric = (f(x + EPS * d) - f(x - EPS * d)) / (2 * EPS)
+        numeric = (f(x + step * d) - f(x - step * d)) / (2 * step)
         analytic = float(np.vdot(gradient, d))
         error = abs(analytic - numeric) / abs(numeric)
         assert error <= TOLERANCE, f"along a direction: {analytic} against {numeric}, relative error {error:.2e}"

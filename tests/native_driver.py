@@ -75,19 +75,23 @@ def step(network: native.NativeNetwork, size: tuple[int, int], rng: np.random.Ge
     """Forward, every statistic, backward."""
     network.forward(filled(rng, 3, *size))
     deepest = network.taps[-1]
-    target = network.keep(deepest)
+    guides = {tap: network.guide(tap, rng.random(network.buffers[tap].shape[1:3])) for tap in network.taps}
+    target, guided = network.keep(deepest), network.keep(deepest, guides[deepest])
     network.forward(filled(rng, 3, *size))
-    numbers, gradients = [network.squared_norm(deepest), network.squared_distance(deepest, target)], {}
-    for tap in network.taps:
+    numbers, gradients = [network.squared_norm(t) for t in (target, guided)], {}
+    numbers += [network.squared_distance(deepest, t) for t in (target, guided)]
+    for tap, guide in guides.items():
+        numbers += [network.gram(tap, guide).max(), network.sums(tap).max(), network.sums(tap, guide).max()]
         G = network.gram(tap)
         A, dG = filled(rng, *G.shape), buffer(*G.shape)
         numbers.append(network.library.style(network.crew.pointer, G, 7.0, A, 5.0, 1e-3, len(G), dG))
         numbers.append(np.abs(network.features(tap)).max())
-        gradients[tap] = TapGradient(dG, target if tap == deepest else None, 0.5)
+        ds = rng.random(len(G))
+        gradients[tap] = [TapGradient(dG, ds), TapGradient(dG, ds, guide=guide)]
+    gradients[deepest] += [TapGradient(target=target, scale=0.5), TapGradient(target=guided, scale=0.5, guide=guide)]
     gradient = network.backward(gradients)
-    numbers.append(
-        network.library.total_variation(network.crew.pointer, filled(rng, 3, *size), 3, *size, 0.5, gradient)
-    )
+    x = filled(rng, 3, *size)
+    numbers.append(network.library.total_variation(network.crew.pointer, x, 3, *size, 0.5, 0.5, gradient))
     assert np.isfinite(numbers).all(), (network.taps, size, numbers)
     assert np.isfinite(gradient).all(), (network.taps, size)
 

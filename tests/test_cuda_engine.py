@@ -43,7 +43,7 @@ def evaluated(engine, weights, taps=TAPS, size_of_dG=1.0):
     for tap in taps:
         N = len(grams[tap])
         dG = engine.array(rng.standard_normal((N, N)) * (size_of_dG / N))
-        gradients[tap] = TapGradient(dG, target if tap == taps[0] else None, size_of_dG)
+        gradients[tap] = [TapGradient(dG, target=target if tap == taps[0] else None, scale=size_of_dG)]
     decisions = network.decisions()
     return features, grams, engine.numpy(network.backward(gradients)), decisions
 
@@ -125,7 +125,7 @@ def test_the_plan_is_exact_and_an_evaluation_takes_no_memory_of_its_own(device, 
     def step():
         taken.clear()
         network.forward(pixels)
-        network.backward({tap: TapGradient(dG) for tap, dG in network.grams(taps).items()})
+        network.backward({tap: [TapGradient(dG)] for tap, dG in network.grams(taps).items()})
 
     step()
     assert max(taken) == network.bytes(*PIXELS.shape[1:]) - network.filter_bytes
@@ -139,7 +139,7 @@ def test_backward_uses_up_the_features(device):
     engine = CudaEngine(made_on(device), "float32")
     network = engine.network(random_weights(deepest="conv1_1"), ("relu1_1",), "max")
     network.forward(engine.array(PIXELS))
-    network.backward({"relu1_1": TapGradient(engine.array(np.eye(64)))})
+    network.backward({"relu1_1": [TapGradient(engine.array(np.eye(64)))]})
     with pytest.raises(RuntimeError, match="call forward first"):
         network.gram("relu1_1")
 

@@ -4,12 +4,13 @@ is."""
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_cupy import FakeArray, Memory, Transposed, fake_cupy
 
-from nstcore.engines.cuda import gpu, nvrtc, source
+from nstcore.engines.cuda import CudaEngine, gpu, nvrtc, source
 from nstcore.engines.cuda.precision import BFLOAT16, FLOAT16, PRECISIONS, TF32
 from nstcore.errors import DeviceError
 
@@ -195,6 +196,13 @@ def test_arrays_of_others_and_turned_ones_are_refused(device):
         for use in (device.to_host, lambda a: device.fill_bytes(a, 0), lambda a: device.copy(a, a)):
             with pytest.raises(TypeError, match=reason):
                 use(a)
+
+
+def test_free_memory_is_the_gpus_and_what_is_held_for_arrays_to_come(install):
+    install(free=5_000_000)
+    device = gpu.GpuDevice()
+    assert device.free_bytes() == 5_001_000
+    assert CudaEngine.memory(SimpleNamespace(device=device)) == 5_001_000
 
 
 def test_too_little_memory_is_a_memory_error_with_figures(install, rung):

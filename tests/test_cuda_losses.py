@@ -37,8 +37,8 @@ def values(shape, precision=FLOAT32, seed=0):
 
 
 def sum_error(precision):
-    """Of a sum of squares of differences: the additions of one load, the difference (twice), the square."""
-    return (16 // precision.dtype.itemsize + 3) * UNIT
+    """Of a sum of squares of differences: the additions of one load, the difference (twice), the weight, the square."""
+    return (16 // precision.dtype.itemsize + 4) * UNIT
 
 
 @each_precision
@@ -55,6 +55,25 @@ def test_squared_distances_and_norms_agree_with_the_book(machine, size, precisio
     for got, exact in ((distance, ops.content_forward(f, p, 1.0)), (norm, np.sum(f * f))):
         assert abs(got - exact) <= sum_error(precision) * exact
     assert nothing == 0
+
+
+@each_precision
+@pytest.mark.parametrize(("N", "M"), [(1, 1), (1, 2049), (3, 67), (8, 33), (64, 131)])
+def test_weighted_squared_distances_agree_with_the_book(machine, N, M, precision):
+    (F, f), (P, p), (w, weights) = values((M, N), precision), values((M, N), precision, 1), values(M, seed=2)
+    w, weights = abs(w), abs(weights)
+
+    def run(device):
+        a, b, c = (guarded(device, x)[0] for x in (F, P, w))
+        mine = Losses(device, precision)
+        return np.array([mine.squared_distance(a, b, c), mine.squared_distance(a, None, c)])
+
+    distance, norm = machine.check(run)
+    for got, exact in (
+        (distance, ops.content_forward(f.T, p.T, 1.0, weights)),
+        (norm, ops.content_forward(f.T, np.zeros_like(f.T), 1.0, weights)),
+    ):
+        assert abs(got - exact) <= sum_error(precision) * exact
 
 
 @each_precision
@@ -138,36 +157,39 @@ def test_the_packed_style_gradient_is_the_rounded_sum_with_its_transpose(machine
     assert behind.tobytes() == b"\xff" * behind.nbytes
 
 
+@pytest.mark.parametrize("diagonal", [0.0, 0.7])
 @pytest.mark.parametrize("shape", [*PICTURES, pytest.param((3, 256, 257), marks=pytest.mark.slow)], ids=str)
-def test_total_variation_and_its_gradient_agree_with_the_book(machine, shape):
+def test_total_variation_and_its_gradient_agree_with_the_book(machine, shape, diagonal):
     (x, exact_x), (before, _), scale = values(shape), values(shape, seed=1), 0.3
 
     def run(device):
         gradient, whole = guarded(device, before)
-        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], scale, gradient)
+        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], scale, gradient, diagonal)
         assert np.isnan(device.to_host(whole)[-GUARD:]).all()
         return np.array(loss), device.to_host(gradient)
 
     loss, gradient = machine.check(run)
-    exact = ops.total_variation_forward(exact_x, scale)
-    assert abs(loss - exact) <= 5 * UNIT * exact  # a difference (twice), its square, an addition
-    # Four differences of at most |x| + |x'| each, added up, times the factor, added to what was there
-    most = 2 * scale * 8 * abs(exact_x).max()
-    added = before + ops.total_variation_backward(exact_x, scale)
-    assert np.all(abs(gradient - added) <= UNIT * (7 * most + abs(before)))
+    exact = ops.total_variation_forward(exact_x, scale, diagonal)
+    # A difference (twice), its square, an addition; its weight, rounded and multiplied, another addition
+    assert abs(loss - exact) <= 8 * UNIT * exact
+    # Eight differences of at most |x| + |x'| each, added up, times the weights and the factor, added to what was there
+    most = 2 * scale * (8 + 8 * diagonal) * abs(exact_x).max()
+    added = before + ops.total_variation_backward(exact_x, scale, diagonal)
+    assert np.all(abs(gradient - added) <= UNIT * (14 * most + abs(before)))
 
 
-def test_total_variation_of_whole_numbers_is_exact(machine):
+@pytest.mark.parametrize("diagonal", [0.0, 0.5])
+def test_total_variation_of_whole_numbers_is_exact(machine, diagonal):
     x = np.random.default_rng(0).integers(-8, 9, (3, 40, 70)).astype(np.float32)
 
     def run(device):
         gradient = device.to_device(np.ones_like(x))
-        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], 0.5, gradient)
+        loss = Losses(device, FLOAT32).total_variation(guarded(device, x)[0], 0.5, gradient, diagonal)
         return np.array(loss), device.to_host(gradient)
 
     loss, gradient = machine.check(run)
-    assert loss == ops.total_variation_forward(x, 0.5)
-    np.testing.assert_array_equal(gradient, 1 + ops.total_variation_backward(x, 0.5))
+    assert loss == ops.total_variation_forward(x, 0.5, diagonal)
+    np.testing.assert_array_equal(gradient, 1 + ops.total_variation_backward(x, 0.5, diagonal))
 
 
 def test_nan_shows_in_every_loss(machine):
@@ -190,6 +212,7 @@ def test_arrays_that_do_not_fit_together_are_refused_in_one_line(machine):
     a, b, square = (device.to_device(np.zeros(s, np.float32)) for s in ((2, 3, 4), (2, 4, 3), (5, 5)))
     for call, message in (
         (lambda: mine.squared_distance(a, b), r"P: expected the shape of F \(2, 3, 4\), got \(2, 4, 3\)"),
+        (lambda: mine.squared_distance(a, None, square), r"w: expected a weight for each position of F \(2, 3, 4\)"),
         (lambda: mine.style(square, 1, a, 1, 1.0), "G: expected a square matrix"),
         (lambda: mine.style(a, 1, a, 1, 1.0), "G: expected a square matrix"),
         (lambda: mine.pack_style(square, 1.0, a), "dG: expected a square matrix"),
@@ -225,7 +248,7 @@ def test_a_bug_planted_in_the_reduction_is_caught(stand_in, tmp_path, bug):
     def run(device):
         pieces = device.to_device(np.full(2, np.nan))
         kernel = device.kernel(rung, "squared_distance", THREADS=vectors.THREADS)
-        kernel(2, vectors.THREADS, guarded(device, x)[0], None, pieces, x.size)
+        kernel(2, vectors.THREADS, guarded(device, x)[0], None, None, pieces, x.size, 1)
         return device.to_host(pieces)
 
     def sound():
@@ -250,7 +273,8 @@ for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
     for N in (1, 3, 33):
         G, A, x, dx = (device.to_device(np.ones((1, N, N), np.float32)) for _ in range(4))
         F, P, S = (device.to_device(np.ones((N, N), precision.dtype)) for _ in range(3))
-        mine.squared_distance(F, P), mine.squared_sum(G), mine.max_abs(G), mine.total_variation(x, 1.0, dx)
+        mine.squared_distance(F, P), mine.squared_sum(G), mine.max_abs(G), mine.total_variation(x, 1.0, dx, 0.5)
+        mine.squared_distance(F, P, device.to_device(np.ones(N, np.float32))), mine.multiply(G, 2.0)
         _, dG = mine.style(G.reshape(N, N), 3, A.reshape(N, N), 4, 1.0)
         mine.pack_style(dG, 1.0, S)
 print("done")

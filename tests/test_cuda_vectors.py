@@ -87,6 +87,8 @@ class Case:
             found[f"products, {name}"] = v.pair_products(g, weights, *many)
             found[f"combined, {name}"] = new()
             v.combine(-0.25, g, weights, self.c, *many, out=found[f"combined, {name}"])
+        found["combined, all, in place"] = end = new(self.reads[1])
+        v.combine(-0.25, end, None, self.c, *many, out=end)
         found["steepest"] = new()
         v.combine(-0.25, g, None, (), out=found["steepest"])
         found["x"], found["m"], found["v"] = new(read_x), new(read_d), new(abs(read_x_next))
@@ -110,7 +112,7 @@ class Case:
             "products, free": (LONGEST + 2) * UNIT * products[1],
             "step": 2 * UNIT * (x + 0.375 * d),
             "step without bounds": 2 * UNIT * (x + 0.375 * d),
-            "combined, all": (len(many) + 2) * UNIT * terms,
+            **dict.fromkeys(("combined, all", "combined, all, in place"), (len(many) + 2) * UNIT * terms),
             "combined, free": (len(many) + 2) * UNIT * terms * free,
         }
         beta, (k1, k2) = ADAM["betas"][0], ADAM["corrections"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import each_kernels, random_weights, smooth_picture
@@ -55,41 +57,63 @@ def pixels_of(height, width, seed=0):
     return np.ascontiguousarray(smooth_picture(height, width, seed).transpose(2, 0, 1).astype(np.float32))
 
 
-def gradients_for(network, engine, taps, target):
-    """The same upstream gradients for every engine: a random dG for each tap, and a content target at the deepest."""
+def guide_for(network, tap):
+    """A region with a soft edge: weights 0 in a good part of the tap's positions, of mean 1/2 in the rest."""
+    _, height, width = network.features(tap).shape
+    rng = np.random.default_rng(height)
+    return network.guide(tap, rng.random((height, width)) * (np.arange(width) >= 0.3 * width))
+
+
+def gradients_for(network, engine, taps, targets):
+    """The same upstream gradients for every engine: at each tap a style loss of the whole picture and one of a region;
+    at the deepest content losses, two of the whole picture and one of a region, and a loss of the sums.
+    """
     rng = np.random.default_rng(5)
     found = {}
     for tap in taps:
         N = network.features(tap).shape[0]
-        dG = engine.array(rng.standard_normal((N, N)) / N)
-        found[tap] = TapGradient(dG, target if tap == taps[-1] else None, 3.0)
+        guide = guide_for(network, tap)
+        dG, dG_guided = (engine.array(rng.standard_normal((N, N)) / N**0.5) for _ in range(2))
+        ds, ds_guided = 0.3 * rng.standard_normal((2, N))
+        found[tap] = [TapGradient(dG_guided, ds_guided, guide=guide), TapGradient(dG)]
+    whole, region = targets
+    found[taps[-1]] += [TapGradient(ds=ds, target=whole, scale=2.0), TapGradient(target=region, scale=3.0, guide=guide)]
+    found[taps[-1]].append(TapGradient(target=whole, scale=1.0))
     return found
 
 
 def run(device, dtype, weights, pooling, size, taps=SHALLOW, decisions=None, threads=None):
-    """Features, Gram matrices, distance and gradient of one machine."""
+    """Features, statistics, distances and gradient of one machine."""
     engine = engines.create(device, dtype, threads)
     network = engine.network(weights, taps, pooling)
     extra = {} if decisions is None else {"decisions": decisions[0]}
     network.forward(engine.array(pixels_of(*size, seed=1)), **extra)
     first = network.decisions()
-    target = network.keep(taps[-1])
+    targets = network.keep(taps[-1]), network.keep(taps[-1], guide_for(network, taps[-1]))
     extra = {} if decisions is None else {"decisions": decisions[1]}
     network.forward(engine.array(pixels_of(*size)), **extra)
+    guides = {tap: guide_for(network, tap) for tap in taps}
     return {
         "features": {tap: network.features(tap) for tap in taps},
         "grams": {tap: engine.numpy(network.gram(tap)) for tap in taps},
-        "distance": network.squared_distance(taps[-1], target),
-        "norm": network.squared_norm(taps[-1]),
+        "guided grams": {tap: engine.numpy(network.gram(tap, guides[tap])) for tap in taps},
+        "sums": {tap: network.sums(tap) for tap in taps},
+        "guided sums": {tap: network.sums(tap, guides[tap]) for tap in taps},
+        "distances": [network.squared_distance(taps[-1], target) for target in targets],
+        "norms": [network.squared_norm(target) for target in targets],
         "decisions": (first, network.decisions()),
-        "gradient": engine.numpy(network.backward(gradients_for(network, engine, taps, target))),
+        "gradient": engine.numpy(network.backward(gradients_for(network, engine, taps, targets))),
     }
+
+
+# Every size, and every padding
+BORDERS = [("zero", size) for size in SIZES] + [("replicate", size) for size in SIZES[:2]]
+BORDERS.append(("replicate-first", SIZES[2]))
 
 
 @each_machine
 @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
-@pytest.mark.parametrize("padding", ["zero", "replicate"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("padding", "size"), BORDERS)
 def test_an_engine_equals_the_book(device, dtype, kernels, features, gradients, pooling, padding, size):
     weights = random_weights(deepest="conv3_1", padding=padding)
     if pooling == "l2" and dtype in PRECISIONS and dtype != "float32":
@@ -110,11 +134,42 @@ def compare(device, dtype, features, gradients, weights, pooling, size, taps):
     for tap in taps:
         assert mine["features"][tap].shape == book["features"][tap].shape
         assert relative_error(mine["features"][tap], book["features"][tap]) <= features, tap
-        assert relative_error(mine["grams"][tap], book["grams"][tap]) <= 2 * features, tap
+        for statistic in ("grams", "guided grams", "sums", "guided sums"):
+            assert relative_error(mine[statistic][tap], book[statistic][tap]) <= 2 * features, (statistic, tap)
     distance = {"float64": 1e-10, "float32": 1e-4}.get(dtype, 10 * features)
-    assert mine["distance"] == pytest.approx(book["distance"], rel=distance)
-    assert mine["norm"] == pytest.approx(book["norm"], rel=2 * features)
+    assert mine["distances"] == pytest.approx(book["distances"], rel=distance)
+    assert mine["norms"] == pytest.approx(book["norms"], rel=2 * features)
     assert relative_error(mine["gradient"], book["gradient"]) <= gradients
+
+
+def test_every_loss_that_the_suite_sends_back_shows_in_the_gradient():
+    """Left out, each would be seen: it is far above every bound."""
+    engine = engines.create("reference", "float64")
+    network = engine.network(random_weights(deepest="conv3_1"), SHALLOW, "max")
+    network.forward(pixels_of(16, 16, seed=1))
+    targets = network.keep(SHALLOW[-1]), network.keep(SHALLOW[-1], guide_for(network, SHALLOW[-1]))
+    network.forward(pixels_of(16, 16))
+    every = gradients_for(network, engine, SHALLOW, targets)
+    whole = network.backward(every)
+    for tap, given in every.items():
+        for i, gradient in enumerate(given):
+            for part in (name for name in ("dG", "ds", "target", "guide") if getattr(gradient, name) is not None):
+                fewer = [*given[:i], replace(gradient, **{part: None}), *given[i + 1 :]]
+                assert relative_error(network.backward(every | {tap: fewer}), whole) > 0.01, (tap, i, part)
+
+
+@each_kernels
+def test_a_guide_costs_memory_only_where_there_is_one(kernels):
+    network = engines.create("cpu").network(random_weights(deepest="conv2_1"), ["relu1_1", "relu2_1"], "max")
+    pixels = pixels_of(40, 48)
+    network.forward(pixels)
+    without = network.bytes(40, 48)
+    G, s = network.gram("relu2_1").copy(), network.sums("relu2_1")
+    everywhere = network.guide("relu2_1", np.ones((20, 24)))
+    assert relative_error(network.gram("relu2_1", everywhere), G) <= 1e-6
+    assert relative_error(network.sums("relu2_1", everywhere), s) <= 1e-6
+    extra = 0 if kernels == library.NUMPY else network.features("relu2_1").nbytes
+    assert network.bytes(40, 48) == without + extra
 
 
 @each_kernels
@@ -179,7 +234,9 @@ def test_the_same_picture_gives_the_same_bits(device, dtype, kernels, features, 
     weights = random_weights(deepest="conv3_1")
     first, second = (run(device, dtype, weights, "max", (37, 50), threads=2) for _ in range(2))
     np.testing.assert_array_equal(first["gradient"], second["gradient"])
-    assert first["distance"] == second["distance"]
+    assert first["distances"] == second["distances"]
+    for tap in SHALLOW:
+        np.testing.assert_array_equal(first["guided sums"][tap], second["guided sums"][tap])
 
 
 @each_kernels
@@ -209,7 +266,7 @@ def test_the_plan_is_exact_and_nothing_large_is_allocated_in_the_loop(kernels):
         network.forward(pixels)
         held, _ = tracemalloc.get_traced_memory()
         assert held == pytest.approx(network.bytes(128, 128) - network.filter_bytes, rel=0.01)
-        dG = {"relu3_1": TapGradient(engine.array(np.eye(256)))}
+        dG = {"relu3_1": [TapGradient(engine.array(np.eye(256)))]}
         network.backward(dG)
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 import threading
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, random_weights, smooth_picture
 from gradcheck import relative_error
-from test_engines import gradients_for, pixels_of, run
+from test_engines import pixels_of, run
 
 import nstcore
 from nstcore import engines, ops, vgg
+from nstcore.engines import TapGradient
 from nstcore.engines.cpu import CpuEngine, library
 from nstcore.engines.cpu.arena import Arena
 
@@ -94,7 +96,7 @@ def test_a_convolution_equals_the_book(native, kernels, channels, padding):
 @pytest.mark.parametrize("channels", [(32, 64), (64, 32), (96, 128), (32, 288), (64, 512)])
 @pytest.mark.parametrize("padding", ["zero", "replicate"])
 def test_a_backward_pass_takes_the_losses_and_the_mask_along(native, kernels, channels, padding):
-    """dx = mask * (conv_backward(dy) + (dG + dG^T) F + 2 scale (F - P)), written over F."""
+    """dx = mask * (conv_backward(dy) + (dG + dG^T) F + ds + 2 scale (F - P) + extra), written over F."""
     C, K = channels
     w = random(K, C, 3, 3, seed=1) / np.float32(3 * np.sqrt(K))
     for size, threads in zip(SIZES, [1, 2, 3, 1, 2, 3, 2], strict=True):
@@ -104,19 +106,21 @@ def test_a_backward_pass_takes_the_losses_and_the_mask_along(native, kernels, ch
         dy, F, P, dG = random(K, H, W), random(C, H, W, seed=4), random(C, H, W, seed=5), random(C, C, seed=6)
         dG /= np.float32(C)
         S, target, x = aligned(C, C), blocked(P), blocked(F)
+        ds, extra = aligned(C), random(C, H, W, seed=8)
+        ds[...] = random(C, seed=7)
+        kept = blocked(extra)
         native.pack_style(crew.pointer, dG, C, S)
         replicate = padding == "replicate"
         conv = library.Convolution(
             K, C, H, W, replicate, filters.ctypes.data, untransformed.ctypes.data if replicate else None
         )
-        tap = library.Tap(S.ctypes.data, target.ctypes.data, 0.25)
+        tap = library.Tap(S.ctypes.data, target.ctypes.data, 0.25, ds.ctypes.data, kept.ctypes.data)
         native.conv_backward(
             crew.pointer, conv, blocked(dy), x, True, tap, aligned(native.conv_work(conv, 1, crew.threads))
         )
         matrix, wide = F.reshape(C, -1).astype(np.float64), dG.astype(np.float64)
-        losses = ops.gram_backward(wide, matrix) + ops.content_backward(
-            matrix, P.reshape(C, -1).astype(np.float64), 0.25
-        )
+        losses = ops.moments_backward(wide, ds.astype(np.float64), matrix)
+        losses += ops.content_backward(matrix, P.reshape(C, -1).astype(np.float64), 0.25) + extra.reshape(C, -1)
         expected = ops.conv_backward(dy.astype(np.float64), w.astype(np.float64), padding) + losses.reshape(F.shape)
         assert relative_error(plain(x), np.where(F > 0, expected, 0)) <= BOUND
 
@@ -133,17 +137,59 @@ def test_a_gram_matrix_equals_the_book_and_is_symmetric(native, kernels, shape):
 
 
 @each_instructions
+@pytest.mark.parametrize("shape", [(32, 1), (64, 130), (32, 4097), (288, 77)])
+@pytest.mark.parametrize("guided", [False, True])
+def test_statistics_and_gradients_under_a_guide_equal_the_book(native, kernels, shape, guided):
+    C, M = shape
+    F, P, g, ds, dG = (random(*s, seed=i) for i, s in enumerate([(C, M), (C, M), (C, M), (C,), (C, C)]))
+    w = np.random.default_rng(0).random(M).astype(np.float32) if guided else None
+    wide_F, wide_P, wide_g, wide_ds, wide_dG = (a.astype(np.float64) for a in (F, P, g, ds, dG / np.float32(C)))
+    wide_w = None if w is None else w.astype(np.float64)
+    expected_G, expected_s = ops.moments_forward(wide_F, wide_w)
+    expected = wide_g + ops.moments_backward(wide_dG, wide_ds, wide_F, wide_w)
+    expected += ops.content_backward(wide_F, wide_P, 0.25, wide_w)
+    x, kept = (blocked(a.reshape(C, 1, M)) for a in (F, P))
+    S, packed = aligned(C, C), aligned(C)
+    packed[...] = ds
+    found = []
+    for crew in (library.Crew(native, threads) for threads in (1, 2, 3)):
+        s, out = (ctypes.c_double * C)(), blocked(g.reshape(C, 1, M))
+        native.sums(crew.pointer, x, w, C, M, s)
+        distance = native.squared_distance(crew.pointer, x, kept, w, C, M)
+        native.pack_style(crew.pointer, dG / np.float32(C), C, S)
+        tap = library.Tap(S.ctypes.data, kept.ctypes.data, 0.25, packed.ctypes.data, None)
+        native.tap_gradient(crew.pointer, x, w, out, True, False, C, M, tap, aligned(native.tap_work(C, crew.threads)))
+        found.append((np.array(s), distance, out))
+    sums, distance, out = found[0]
+    # Of white noise the sum is much smaller than its terms
+    assert np.abs(sums - expected_s).max() <= 1e-6 * np.sqrt(M)
+    assert distance == pytest.approx(ops.content_forward(wide_F, wide_P, 1.0, wide_w), rel=1e-6)
+    assert relative_error(plain(out).reshape(C, M), expected) <= BOUND
+    for other in found[1:]:
+        for mine, its in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(mine, its)
+    if guided:
+        weighted, G = aligned(C // CB, 1, M, CB), aligned(C, C)
+        native.weigh(crew.pointer, x, np.sqrt(w), C, M, weighted)
+        native.gram(crew.pointer, weighted, C, M, G, aligned(native.gram_work(C)))
+        assert relative_error(G, expected_G) <= 2e-6
+
+
+@each_instructions
 def test_losses_of_small_arrays_equal_the_book(kernels):
     engine = CpuEngine(threads=2)
-    G, A, x = random(64, 64), random(64, 64, seed=1), random(3, 37, 50, seed=2)
+    G, A = random(64, 64), random(64, 64, seed=1)
     loss, dG = engine.style_term(G.copy(), 7, A, 5, 0.5)
     assert loss == pytest.approx(ops.style_forward(G.astype(np.float64), 7, A.astype(np.float64), 5, 0.5), rel=1e-6)
     assert relative_error(dG, ops.style_backward(G.astype(np.float64), 7, A.astype(np.float64), 5, 0.5)) <= 1e-6
-    gradient = random(3, 37, 50, seed=3)
-    expected = gradient + ops.total_variation_backward(x.astype(np.float64), 0.3)
-    loss = engine.total_variation(x, 0.3, gradient)
-    assert loss == pytest.approx(ops.total_variation_forward(x.astype(np.float64), 0.3), rel=1e-6)
-    assert relative_error(gradient, expected) <= 1e-6
+    for size in ((37, 50), (1, 1), (2, 3), (1, 40), (40, 1)):
+        for diagonal in (0.0, 0.7):
+            x, gradient = random(3, *size, seed=2), random(3, *size, seed=3)
+            options = x.astype(np.float64), 0.3, diagonal
+            expected = gradient + ops.total_variation_backward(*options)
+            loss = engine.total_variation(x, 0.3, gradient, diagonal)
+            assert loss == pytest.approx(ops.total_variation_forward(*options), rel=1e-6)
+            assert relative_error(gradient, expected) <= 1e-6
 
 
 @each_instructions
@@ -154,8 +200,9 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(kernels, padding):
     one, *others = (run("cpu", "float32", weights, "max", (37, 50), taps, threads=n) for n in (1, 2, 3, 7))
     for other in others:
         np.testing.assert_array_equal(one["gradient"], other["gradient"])
-        assert all(np.array_equal(one["grams"][tap], other["grams"][tap]) for tap in taps)
-        assert one["distance"] == other["distance"]
+        for statistic in ("grams", "guided grams", "sums", "guided sums"):
+            assert all(np.array_equal(one[statistic][tap], other[statistic][tap]) for tap in taps)
+        assert one["distances"] == other["distances"]
 
 
 @each_instructions
@@ -191,8 +238,8 @@ def test_features_are_refused_once_their_gradient_has_overwritten_them(kernels):
         network.gram("relu2_1")
     network.forward(pixels_of(20, 30))
     before = network.features("relu2_1")
-    network.backward(gradients_for(network, engine, ["relu2_1"], None))
-    for statistic in (network.gram, network.keep, network.squared_norm, network.features):
+    network.backward({"relu2_1": [TapGradient(engine.array(np.eye(128)))]})
+    for statistic in (network.gram, network.sums, network.keep, network.features):
         with pytest.raises(RuntimeError, match="backward overwrites them"):
             statistic("relu2_1")
     network.forward(pixels_of(20, 30))
@@ -207,7 +254,8 @@ def test_a_broken_pixel_is_not_hidden_by_a_relu_or_a_pooling(kernels):
     pixels[1, 13, 17] = np.nan
     network.forward(pixels)
     assert np.isnan(network.gram("relu1_1")).any()
-    assert np.isnan(network.squared_norm("relu1_1"))
+    assert np.isnan(network.sums("relu1_1")).any()
+    assert np.isnan(network.squared_norm(network.keep("relu1_1")))
 
 
 def test_a_network_of_an_unusual_width_is_computed_in_numpy(monkeypatch):

@@ -20,8 +20,8 @@ pytestmark = [
     ),
 ]
 MEMORY = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-# One buffer of each kind: features, work space, the prepared picture, packed filters, a Gram matrix
-SHORT = ["relu1_1", "work", "planes", "conv1_2:forward", "relu2_1:gram"]
+# One buffer of each kind: features, work space, the prepared picture, packed filters, a Gram matrix, what guides need
+SHORT = ["relu1_1", "work", "planes", "conv1_2:forward", "relu2_1:gram", "extra"]
 
 
 def sanitizer(name: str) -> str:

@@ -67,3 +67,15 @@ void fill_ring(nst_team *team, const job *j, float *ring, float *lines, long lin
     team_run(team, j->c->C / CB, copy_columns, &f);
     team_run(team, j->c->K / KB * 4, fill_edge, &f);
 }
+
+vf from_ring(const job *j, long block, long y, long x, int h)
+{
+    const long H = j->c->H, W = j->c->W;
+    const float *ring = j->ring + block * 2 * (H + W) * CB + h;
+    vf sum = {0};
+    if (y == 0) sum += LOAD(ring + x * CB);
+    if (y == H - 1) sum += LOAD(ring + (W + x) * CB);
+    if (x == 0) sum += LOAD(ring + (2 * W + y) * CB);
+    if (x == W - 1) sum += LOAD(ring + (2 * W + H + y) * CB);
+    return sum;
+}

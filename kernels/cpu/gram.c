@@ -100,6 +100,35 @@ static void mirror(void *argument, long rows, int worker)
             for (long k = columns * CB; k < (columns + 1) * CB && k < i; k++) j->G[i * C + k] = j->G[k * C + i];
 }
 
+/* ---- a guided one: that of sqrt(w) F ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const float *F, *a;
+    long M;
+    float *out;
+} weighing;
+
+/* Tasks: a run of positions of 16 channels */
+static void weigh_run(void *argument, long task, int worker)
+{
+    (void)worker;
+    const weighing *j = argument;
+    const long runs = (j->M + SLAB - 1) / SLAB, start = task % runs * SLAB, block = task / runs * j->M;
+    for (long m = start; m < start + SLAB && m < j->M; m++)
+        for (int h = 0; h < CB; h += VN) {
+            const long at = (block + m) * CB + h;
+            STORE(j->out + at, LOAD(j->F + at) * j->a[m]);
+        }
+}
+
+void nst_weigh(nst_team *team, const float *F, const float *a, long C, long M, float *out)
+{
+    weighing j = {F, a, M, out};
+    team_run(team, C / CB * ((M + SLAB - 1) / SLAB), weigh_run, &j);
+}
+
+/* ---- the whole --------------------------------------------------------------------------------------------------------- */
+
 void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work)
 {
     job j = {F, G, work, C, M, shares(C, M), (C + STRIP - 1) / STRIP};

@@ -40,11 +40,13 @@ typedef struct {
     const float *plain;   /* by nst_pack_plain, or NULL */
 } nst_conv;
 
-/* Gradient of the losses at a tap: dF = S F + 2 scale (F - P), S = dG + dG^T packed by nst_pack_style. */
+/* Gradient of the losses at a tap: dF = S F + 2 scale (F - P) + ds + extra, S = dG + dG^T packed by nst_pack_style. */
 typedef struct {
     const float *S;      /* or NULL */
     const float *target; /* P, as features, or NULL */
     float scale;
+    const float *ds;    /* a number for each channel, or NULL */
+    const float *extra; /* as features, or NULL: what has been computed before, by nst_tap_gradient */
 } nst_tap;
 
 enum { NST_MAX, NST_AVERAGE, NST_L2 };
@@ -88,10 +90,10 @@ NST_API void nst_first_backward(nst_team *team, const nst_first *c, const float 
 NST_API long nst_pool_work(long C, long W, int threads);
 NST_API void nst_pool_backward(nst_team *team, int pooling, const float *dy, float *x, long C, long H, long W,
                                const nst_tap *tap, float *work);
-/* The losses' gradient alone, at the deepest layer or before a ReLU: g = [g +] dF, and 0 where the mask's F <= 0. `g` may
- * be `F`. M positions. */
+/* ops.moments_backward, ops.content_backward. The losses' gradient alone, under a guide, at the deepest layer or before a
+ * ReLU: g = [g +] w dF, and 0 where the mask's F <= 0. `g` may be `F`. M positions; w (M), or NULL for 1 everywhere. */
 NST_API long nst_tap_work(long C, int threads);
-NST_API void nst_tap_gradient(nst_team *team, const float *F, float *g, int add, int mask, long C, long M,
+NST_API void nst_tap_gradient(nst_team *team, const float *F, const float *w, float *g, int add, int mask, long C, long M,
                               const nst_tap *tap, float *work);
 
 /* ---- statistics ------------------------------------------------------------------------------------------------------ */
@@ -99,15 +101,20 @@ NST_API void nst_tap_gradient(nst_team *team, const float *F, float *g, int add,
 /* ops.gram_forward: G (C, C) of F (C, M) */
 NST_API long nst_gram_work(long C);
 NST_API void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work);
+/* out = a F for F (C, M), a (M). ops.moments_forward: nst_gram of it is G, where a = sqrt(w) */
+NST_API void nst_weigh(nst_team *team, const float *F, const float *a, long C, long M, float *out);
+/* ops.moments_forward: s (C) = sum_m w[m] F[:,m] of F (C, M); w is 1 where it is NULL */
+NST_API void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, double *s);
 /* S = dG + dG^T for nst_tap */
 NST_API void nst_pack_style(nst_team *team, const float *dG, long C, float *S);
 /* ops.style_forward and ops.style_backward: returns the loss; dG (C, C), which may be G, receives its gradient */
 NST_API double nst_style(nst_team *team, const float *G, double M, const float *A, double M_style, double scale, long C,
                          float *dG);
-/* ops.content_forward with scale 1: sum (a - b)^2 of n floats, or sum a^2 where b is NULL */
-NST_API double nst_squared_distance(nst_team *team, const float *a, const float *b, long n);
+/* ops.content_forward with scale 1: sum w (F - P)^2 of F, P (C, M); P is 0, w (M) is 1 where they are NULL */
+NST_API double nst_squared_distance(nst_team *team, const float *F, const float *P, const float *w, long C, long M);
 /* ops.total_variation_forward and, added to dx, ops.total_variation_backward: x, dx (C, H, W) */
-NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx);
+NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, double diagonal,
+                                   float *dx);
 
 /* ---- vectors --------------------------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
-/* Sums over whole arrays, and the losses made of them: ops.content_forward, ops.style_forward, ops.style_backward,
- * ops.total_variation_forward, ops.total_variation_backward.
+/* Sums over whole arrays, and the losses made of them: ops.moments_forward, ops.content_forward, ops.style_forward,
+ * ops.style_backward, ops.total_variation_forward, ops.total_variation_backward.
  *
  * An array is cut into pieces of a fixed size; a piece is summed in float32 vectors or in float64, the pieces in float64
  * and in order.
@@ -8,12 +8,16 @@
 #include "team.h"
 #include "vector.h"
 
+#include <stddef.h>
+
 #define PIECE 16384  /* floats of a piece */
 #define PIECES 1024  /* pieces that are summed at a time */
+#define RUN 1024     /* positions of a piece, where each has its weight or each channel its sum */
+#define SHORT 64     /* of them, those that are summed in float32 */
 
 typedef struct {
-    const float *a, *b;
-    long n, C, H, W;
+    const float *a, *b, *w;
+    long n, C, H, W, M;
     double scale_a, scale_b;
     float factor, *out;
     long first; /* piece of task 0 */
@@ -55,11 +59,72 @@ static void distance_piece(void *argument, long task, int worker)
     j->sums[task] = total;
 }
 
-double nst_squared_distance(nst_team *team, const float *a, const float *b, long n)
+/* A piece of features, each position with its weight */
+static void guided_distance_piece(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long start = (j->first + task) * PIECE, end = start + PIECE < j->n ? start + PIECE : j->n;
+    double total = 0;
+    for (long i = start; i < end;) {
+        const long stop = i + SHORT * CB < end ? i + SHORT * CB : end;
+        vf sum = {0};
+        for (; i < stop; i += CB) {
+            vf squares = {0};
+            UNROLL for (int h = 0; h < CB; h += VN) {
+                vf d = LOAD(j->a + i + h);
+                if (j->b) d -= LOAD(j->b + i + h);
+                squares += d * d;
+            }
+            sum += squares * j->w[i / CB % j->M];
+        }
+        total += sum_of(sum);
+    }
+    j->sums[task] = total;
+}
+
+double nst_squared_distance(nst_team *team, const float *F, const float *P, const float *w, long C, long M)
 {
     job j;
-    j.a = a, j.b = b, j.n = n;
-    return add_up(team, &j, (n + PIECE - 1) / PIECE, distance_piece);
+    j.a = F, j.b = P, j.w = w, j.n = C * M, j.M = M;
+    return add_up(team, &j, (j.n + PIECE - 1) / PIECE, w ? guided_distance_piece : distance_piece);
+}
+
+/* ---- sums of the channels ----------------------------------------------------------------------------------------------- */
+
+/* Tasks: a run of positions of 16 channels */
+static void channel_sums(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long runs = (j->M + RUN - 1) / RUN, block = (j->first + task) / runs;
+    const long start = (j->first + task) % runs * RUN, end = start + RUN < j->M ? start + RUN : j->M;
+    const float *F = j->a + block * j->M * CB;
+    double *sums = j->sums + task * CB;
+    for (int c = 0; c < CB; c++) sums[c] = 0;
+    for (long m = start; m < end;) {
+        const long stop = m + SHORT < end ? m + SHORT : end;
+        vf sum[CB / VN] = {{0}};
+        for (; m < stop; m++) {
+            UNROLL for (int h = 0; h < CB / VN; h++)
+                sum[h] += j->w ? LOAD(F + m * CB + h * VN) * j->w[m] : LOAD(F + m * CB + h * VN);
+        }
+        for (int c = 0; c < CB; c++) sums[c] += sum[c / VN][c % VN];
+    }
+}
+
+void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, double *s)
+{
+    job j;
+    j.a = F, j.w = w, j.M = M;
+    const long runs = (M + RUN - 1) / RUN, tasks = C / CB * runs;
+    for (long c = 0; c < C; c++) s[c] = 0;
+    for (j.first = 0; j.first < tasks; j.first += PIECES / CB) {
+        const long n = tasks - j.first < PIECES / CB ? tasks - j.first : PIECES / CB;
+        team_run(team, n, channel_sums, &j);
+        for (long i = 0; i < n; i++)
+            for (int c = 0; c < CB; c++) s[(j.first + i) / runs * CB + c] += j.sums[i * CB + c];
+    }
 }
 
 /* ---- style ---------------------------------------------------------------------------------------------------------------- */
@@ -125,9 +190,54 @@ static void variation_row(void *argument, long task, int worker)
     j->sums[task] = total + sum_of(sum);
 }
 
-double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, float *dx)
+/* Tasks: rows. The same for the four diagonal differences. */
+static void diagonal_row(void *argument, long task, int worker)
+{
+    (void)worker;
+    job *j = argument;
+    const long row = j->first + task, y = row % j->H, W = j->W;
+    const float *x = j->a + row * W, f = j->factor;
+    const float *up = y ? x - W : NULL, *down = y + 1 < j->H ? x + W : NULL;
+    float *dx = j->out + row * W;
+    vf sum = {0};
+    double total = 0;
+    for (long i = 0; i < W;) {
+        if (i > 0 && i + VN < W) {
+            const vf at = LOAD_ANY(x + i);
+            vf push = {0};
+            if (up) push += (at - LOAD_ANY(up + i - 1)) + (at - LOAD_ANY(up + i + 1));
+            if (down) {
+                const vf left = at - LOAD_ANY(down + i - 1), right = at - LOAD_ANY(down + i + 1);
+                push += left + right;
+                sum += left * left + right * right;
+            }
+            STORE_ANY(dx + i, LOAD_ANY(dx + i) + f * push);
+            i += VN;
+            continue;
+        }
+        float push = 0;
+        for (long k = i ? i - 1 : i + 1; k <= i + 1 && k < W; k += 2) {
+            if (up) push += x[i] - up[k];
+            if (down) {
+                const float d = x[i] - down[k];
+                push += d;
+                total += (double)d * d;
+            }
+        }
+        dx[i] += f * push;
+        i++;
+    }
+    j->sums[task] = total + sum_of(sum);
+}
+
+double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, double diagonal, float *dx)
 {
     job j;
     j.a = x, j.out = dx, j.C = C, j.H = H, j.W = W, j.factor = (float)(2 * scale);
-    return scale * add_up(team, &j, C * H, variation_row);
+    double total = add_up(team, &j, C * H, variation_row);
+    if (diagonal != 0) {
+        j.factor = (float)(2 * scale * diagonal);
+        total += diagonal * add_up(team, &j, C * H, diagonal_row);
+    }
+    return scale * total;
 }

@@ -1,5 +1,5 @@
 /* Poolings backward, and the losses' gradient where no convolution can take it along: ops.pool_backward,
- * ops.relu_backward, ops.gram_backward, ops.content_backward.
+ * ops.relu_backward, ops.gram_backward, ops.moments_backward, ops.content_backward.
  *
  * Like winograd.c, they overwrite the features with their gradient. Which of four values won a max pooling follows from
  * the values themselves, which are still there: the first of the largest.
@@ -11,17 +11,19 @@
 #define RUN 64 /* positions of a task */
 
 typedef struct {
-    const float *F, *dy;
+    const float *F, *w, *dy;
     float *g, *work;
     int pooling, add, mask;
     long C, H, W, M;
     nst_tap tap;
 } job;
 
-/* dF - S F = 2 scale (F - P), at an offset */
-INLINE vf content_gradient(const job *j, vf F, long at)
+/* g + dF - S F - extra, at an offset of channels `channel` on */
+INLINE vf add_losses(const job *j, vf g, vf F, long at, long channel)
 {
-    return 2.f * j->tap.scale * (F - LOAD(j->tap.target + at));
+    if (j->tap.target) g += 2.f * j->tap.scale * (F - LOAD(j->tap.target + at));
+    if (j->tap.ds) g += LOAD(j->tap.ds + channel);
+    return g;
 }
 
 /* ---- a tap alone ---------------------------------------------------------------------------------------------------- */
@@ -39,17 +41,19 @@ static void tap_run(void *argument, long run, int worker)
     for (long block = 0; block < j->C / CB; block++)
         for (long i = 0; i < n * CB; i += VN) {
             const long at = (block * j->M + start) * CB + i;
-            vf F = LOAD(j->F + at), g = j->add ? LOAD(j->g + at) : (vf){0};
-            if (j->tap.S) g += LOAD(add + block * RUN * CB + i);
-            if (j->tap.target) g += content_gradient(j, F, at);
+            vf F = LOAD(j->F + at), g = j->tap.S ? LOAD(add + block * RUN * CB + i) : (vf){0};
+            g = add_losses(j, g, F, at, block * CB + i % CB);
+            if (j->tap.extra) g += LOAD(j->tap.extra + at);
+            if (j->w) g *= j->w[start + i / CB];
+            if (j->add) g += LOAD(j->g + at);
             STORE(j->g + at, j->mask ? where_positive(F, g) : g);
         }
 }
 
-void nst_tap_gradient(nst_team *team, const float *F, float *g, int add, int mask, long C, long M, const nst_tap *tap,
-                      float *work)
+void nst_tap_gradient(nst_team *team, const float *F, const float *w, float *g, int add, int mask, long C, long M,
+                      const nst_tap *tap, float *work)
 {
-    job j = {.F = F, .g = g, .add = add, .mask = mask, .C = C, .M = M, .work = work};
+    job j = {.F = F, .w = w, .g = g, .add = add, .mask = mask, .C = C, .M = M, .work = work};
     if (tap) j.tap = *tap;
     team_run(team, (M + RUN - 1) / RUN, tap_run, &j);
 }
@@ -101,7 +105,8 @@ static void pool_rows(void *argument, long pair, int worker)
                 for (int i = 0; i < 4; i++) {
                     if (at[i] < 0) continue;
                     if (j->tap.S) g[i] += LOAD(add + (block * 2 * W + i / 2 * W + 2 * q + i % 2) * CB + h);
-                    if (j->tap.target) g[i] += content_gradient(j, x[i], at[i]);
+                    g[i] = add_losses(j, g[i], x[i], at[i], block * CB + h);
+                    if (j->tap.extra) g[i] += LOAD(j->tap.extra + at[i]);
                     STORE(j->g + at[i], where_positive(x[i], g[i]));
                 }
             }

@@ -177,19 +177,6 @@ INLINE void finish_forward(const job *j, long block, long y, long x, long column
     UNROLL for (int s = 0; s < TILE; s++) above[s] = o[s];
 }
 
-/* What a replicated border adds to the gradient of the outermost pixels (see border.c) */
-static vf from_ring(const job *j, long block, long y, long x, int h)
-{
-    const long H = j->c->H, W = j->c->W;
-    const float *ring = j->ring + block * 2 * (H + W) * CB + h;
-    vf sum = {0};
-    if (y == 0) sum += LOAD(ring + x * CB);
-    if (y == H - 1) sum += LOAD(ring + (W + x) * CB);
-    if (x == 0) sum += LOAD(ring + (2 * W + y) * CB);
-    if (x == W - 1) sum += LOAD(ring + (2 * W + H + y) * CB);
-    return sum;
-}
-
 /* The losses' gradients at this layer and the ReLU mask. F is read for the last time, then overwritten. */
 INLINE void finish_backward(const job *j, long block, long y, long x, long columns, int h, vf o[TILE],
                             const float *add)
@@ -202,12 +189,15 @@ INLINE void finish_backward(const job *j, long block, long y, long x, long colum
             if (j->ring && (y == 0 || y == H - 1 || x + s == 0 || x + s == W - 1)) g += from_ring(j, block, y, x + s, h);
             if (add) g += LOAD(add + s * CB + h);
             if (j->tap.target) g += 2.f * j->tap.scale * (F - LOAD(j->tap.target + at + s * CB));
+            if (j->tap.ds) g += LOAD(j->tap.ds + block * CB + h);
+            if (j->tap.extra) g += LOAD(j->tap.extra + at + s * CB);
             STORE(j->y + at + s * CB, j->mask ? where_positive(F, g) : g);
         }
     }
 }
 
-static void output_tile(const job *j, long block, long tile, const float *m, const float *add, long add_row)
+INLINE void output_tile(const job *j, const int backward, long block, long tile, const float *m, const float *add,
+                        long add_row)
 {
     const long H = j->c->H, W = j->c->W;
     const long y0 = tile / j->p.tile_columns * TILE, x0 = tile % j->p.tile_columns * TILE;
@@ -223,7 +213,7 @@ static void output_tile(const job *j, long block, long tile, const float *m, con
         UNROLL for (int s = 0; s < TILE; s++) above[s] = (vf){0};
         for (int r = 0; r < rows; r++) {
             output_transform(t[r], o);
-            if (j->backward) {
+            if (backward) {
                 const float *from = add ? add + r * add_row : NULL;
                 if (columns == TILE)
                     finish_backward(j, block, y0 + r, x0, TILE, h, o, from);
@@ -238,6 +228,17 @@ static void output_tile(const job *j, long block, long tile, const float *m, con
             }
         }
     }
+}
+
+/* One function each, so that what only one of them holds in registers is no burden to the other */
+static void output_tile_forward(const job *j, long block, long tile, const float *m)
+{
+    output_tile(j, 0, block, tile, m, NULL, 0);
+}
+
+static void output_tile_backward(const job *j, long block, long tile, const float *m, const float *add, long add_row)
+{
+    output_tile(j, 1, block, tile, m, add, add_row);
 }
 
 /* ---- S F for the pixels of a run of tiles ------------------------------------------------------------------------ */
@@ -276,7 +277,11 @@ static void output_tiles(const job *j, long kb, long start, long end, long block
                 if (add)
                     from = add + block * j->p.add_block +
                            ((first - block_start) * TILE * TILE + (tile - first) * TILE) * CB;
-                output_tile(j, block, tile, m + b * j->p.m_block + (tile - start) * CB, from, TILE * (last - first) * CB);
+                const float *at = m + b * j->p.m_block + (tile - start) * CB;
+                if (j->backward)
+                    output_tile_backward(j, block, tile, at, from, TILE * (last - first) * CB);
+                else
+                    output_tile_forward(j, block, tile, at);
             }
         }
     }

@@ -45,5 +45,7 @@ void transform_row(int row, const float *plain, long C, float *U, long stride);
 
 /* What a replicated border adds to the backward pass; `lines` has `line_size` floats for each worker. */
 void fill_ring(nst_team *team, const job *j, float *ring, float *lines, long line_size);
+/* The part of it that falls on one of the outermost pixels: VN channels from `h` on of a block */
+vf from_ring(const job *j, long block, long y, long x, int h);
 
 #endif

@@ -79,6 +79,18 @@ __device__ __forceinline__ void store_part(element* to, const float (&from)[N], 
   }
 }
 
+// What each of the N elements from i on weighs: rows of `channels` share a w; 1 without any, 0 beyond the n elements
+template <int N>
+__device__ __forceinline__ void load_weights(float (&to)[N], const float* w, int64_t i, int64_t n, int channels) {
+  int64_t m = w ? i / channels : 0;
+  int c = w ? (int)(i % channels) : 0;
+#pragma unroll
+  for (int e = 0; e < N; ++e) {
+    to[e] = i + e >= n ? 0.f : w ? w[m] : 1.f;
+    if (++c == channels) c = 0, ++m;
+  }
+}
+
 // The second stage, in one block; every thread gets the result
 __device__ __forceinline__ double sum_of_pieces(const double* pieces, int count) {
   double sum = 0;

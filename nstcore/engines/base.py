@@ -15,7 +15,7 @@ book's layout, for proofs and studies.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,21 +25,33 @@ from .. import ops, vgg
 from ..errors import OptionError
 from ..optim import Vectors
 from ..pretrained.weights import Weights
+from .memory import free_memory
 
 
 @dataclass(frozen=True)
 class TapGradient:
     """Gradient that the losses send back from one tap, as its factors, so that an engine can fuse them.
 
-        dF = (dG + dG^T) F + 2 scale (F - P)
+        dF[:, m] = w[m] ((dG + dG^T) F[:, m] + ds + 2 scale (F[:, m] - P[:, m]))
 
-    `dG` (N, N) is an array of the engine, the gradient with respect to the tap's Gram matrix, or None; `target` is P as
-    `Network.keep` gave it, or None.
+    Attributes
+    ----------
+    dG : array of the engine (N, N), or None
+        Gradient with respect to the tap's Gram matrix, sum_m w[m] F[:, m] F[:, m]^T.
+    ds : ndarray (N,), float64, or None
+        Gradient with respect to the tap's sums, sum_m w[m] F[:, m].
+    target : as `Network.keep` gave it, with the same guide, or None
+        P.
+    scale : float
+    guide : as `Network.guide` gave it, or None
+        w; 1 everywhere without it.
     """
 
     dG: Any = None
+    ds: np.ndarray | None = None
     target: Any = None
     scale: float = 0.0
+    guide: Any = None
 
 
 class Network(ABC):
@@ -73,8 +85,10 @@ class Network(ABC):
         """Compute the features of pixels (3, H, W), RGB in [0, 1], an array of the engine."""
 
     @abstractmethod
-    def backward(self, gradients: Mapping[str, TapGradient]) -> Any:
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Any:
         """Gradient (3, H, W) with respect to the pixels of the last forward; a buffer that the next call reuses.
+
+        What several losses send back from one tap is added. One without a guide is cheapest.
 
         It may use up the features: statistics are taken before it, and after it only a new forward gives them back.
         """
@@ -84,24 +98,33 @@ class Network(ABC):
         """M = H*W of a tap in the last forward."""
 
     @abstractmethod
-    def gram(self, tap: str) -> Any:
-        """G = F F^T (N, N) of a tap, divided by nothing; an array of the engine that the tap's next one may reuse."""
+    def guide(self, tap: str, weights: np.ndarray) -> Any:
+        """Weights w >= 0 of a tap's positions, (H, W) as the tap's features, in the engine's own form."""
+
+    @abstractmethod
+    def gram(self, tap: str, guide: Any = None) -> Any:
+        """G = sum_m w[m] F[:, m] F[:, m]^T (N, N) of a tap, divided by nothing, F F^T without a guide: an array of the
+        engine that the tap's next one may reuse."""
 
     def grams(self, taps: Iterable[str]) -> dict[str, Any]:
-        """The Gram matrices of several taps, by tap; an engine may compute them together."""
+        """The Gram matrices of several taps without guides, by tap; an engine may compute them together."""
         return {tap: self.gram(tap) for tap in taps}
 
     @abstractmethod
-    def keep(self, tap: str) -> Any:
-        """The tap's features as they are now, in the engine's own form: a content target."""
+    def sums(self, tap: str, guide: Any = None) -> np.ndarray:
+        """s = sum_m w[m] F[:, m] (N,) of a tap, float64."""
 
     @abstractmethod
-    def squared_norm(self, tap: str) -> float:
-        """sum F^2 of a tap."""
+    def keep(self, tap: str, guide: Any = None) -> Any:
+        """A content target: the tap's features as they are now, and the guide of its distances."""
+
+    @abstractmethod
+    def squared_norm(self, target: Any) -> float:
+        """sum w P^2 of a kept target."""
 
     @abstractmethod
     def squared_distance(self, tap: str, target: Any) -> float:
-        """sum (F - P)^2 of a tap and a kept target."""
+        """sum w (F - P)^2 of a tap and a kept target."""
 
     @abstractmethod
     def features(self, tap: str) -> np.ndarray:
@@ -178,11 +201,15 @@ class Engine(ABC):
         """A NumPy copy of an array of this engine."""
         return np.array(a)
 
+    def memory(self) -> int | None:
+        """Bytes that are free where this engine's arrays lie; None where nobody knows."""
+        return free_memory()
+
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         """Style loss of one layer and its gradient dG, which may take G's place: `ops.style_forward`, `.._backward`."""
         return ops.style_forward(G, M, A, M_style, scale), ops.style_backward(G, M, A, M_style, scale)
 
-    def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
+    def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
         """Total variation; its gradient is added to `gradient`: `ops.total_variation_forward`, `.._backward`."""
-        gradient += ops.total_variation_backward(pixels, scale)
-        return ops.total_variation_forward(pixels, scale)
+        gradient += ops.total_variation_backward(pixels, scale, diagonal)
+        return ops.total_variation_forward(pixels, scale, diagonal)

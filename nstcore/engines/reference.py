@@ -5,7 +5,8 @@ It is the slowest engine and the one that the others must equal. float64 is its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,14 @@ class ReferenceEngine(Engine):
 
     def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> ReferenceNetwork:
         return ReferenceNetwork(weights, taps, pooling, self.dtype)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A content target: P (N, M), and the w (M,) that its distances take, or None."""
+
+    P: np.ndarray
+    w: np.ndarray | None
 
 
 class ReferenceNetwork(Network):
@@ -60,7 +69,7 @@ class ReferenceNetwork(Network):
         for step in self.steps:
             if step.kind == "conv":
                 w, b = self.filters[step.name]
-                self.values[step.name] = ops.conv_forward(x, w, b, self.weights.padding)
+                self.values[step.name] = ops.conv_forward(x, w, b, self.weights.padding_of(step.name))
                 x = ops.relu_forward(self.values[step.name])
                 if decisions is not None:
                     x = np.where(decisions[step.output], self.values[step.name], 0)
@@ -76,7 +85,7 @@ class ReferenceNetwork(Network):
         if decisions is not None:
             self._mask = {n: decisions[n] for n in self._mask}
 
-    def backward(self, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
         dy = np.zeros_like(self.values[self.steps[-1].output])
         for step in reversed(self.steps):
             y = self.values[step.output]
@@ -85,25 +94,26 @@ class ReferenceNetwork(Network):
                 # forward: y = relu(x), whose derivative is 1 where the mask (y > 0) is
                 dy = ops.relu_backward(dy, self._mask[step.output].astype(self.dtype))
                 dy = self._add(dy, step.name, gradients)
-                dy = ops.conv_backward(dy, self.filters[step.name][0], self.weights.padding)
+                dy = ops.conv_backward(dy, self.filters[step.name][0], self.weights.padding_of(step.name))
             else:
                 dy = self._add(dy, step.name, gradients)
                 x = self.values[self._below(step.name)]
                 dy = ops.pool_backward(dy, x, y, self.choices.get(step.name), self.pooling)
         return ops.preprocess_backward(dy, *self.preprocessing)
 
-    def _add(self, dy: np.ndarray, tap: str, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+    def _add(self, dy: np.ndarray, tap: str, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
         """dy plus what the losses send back from this tap."""
-        gradient = gradients.get(tap)
-        if gradient is None:
-            return dy
         F = _matrix(self.values[tap])
-        dF = np.zeros_like(F)
-        if gradient.dG is not None:
-            dF += ops.gram_backward(gradient.dG, F)
-        if gradient.target is not None:
-            dF += ops.content_backward(F, _matrix(gradient.target), gradient.scale)
-        return dy + dF.reshape(dy.shape)
+        N = len(F)
+        for gradient in gradients.get(tap, ()):
+            if gradient.dG is not None or gradient.ds is not None:
+                dG = np.zeros((N, N), self.dtype) if gradient.dG is None else gradient.dG
+                ds = np.zeros(N, self.dtype) if gradient.ds is None else gradient.ds.astype(self.dtype)
+                dy = dy + ops.moments_backward(dG, ds, F, gradient.guide).reshape(dy.shape)
+            if gradient.target is not None:
+                P = gradient.target.P
+                dy = dy + ops.content_backward(F, P, gradient.scale, gradient.guide).reshape(dy.shape)
+        return dy
 
     def _below(self, pool: str) -> str:
         names = [step.output for step in self.steps]
@@ -112,18 +122,25 @@ class ReferenceNetwork(Network):
     def positions(self, tap: str) -> int:
         return self.values[tap][0].size
 
-    def gram(self, tap: str) -> np.ndarray:
-        return ops.gram_forward(_matrix(self.values[tap]))
+    def guide(self, tap: str, weights: np.ndarray) -> np.ndarray:
+        """w (M,)."""
+        return weights.reshape(-1).astype(self.dtype)
 
-    def keep(self, tap: str) -> np.ndarray:
-        return self.values[tap].copy()
-
-    def squared_norm(self, tap: str) -> float:
+    def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         F = _matrix(self.values[tap])
-        return ops.content_forward(F, np.zeros_like(F), 1.0)
+        return ops.gram_forward(F) if guide is None else ops.moments_forward(F, guide)[0]
+
+    def sums(self, tap: str, guide: Any = None) -> np.ndarray:
+        return ops.moments_forward(_matrix(self.values[tap]).astype(np.float64), guide)[1]
+
+    def keep(self, tap: str, guide: Any = None) -> Kept:
+        return Kept(_matrix(self.values[tap]).copy(), guide)
+
+    def squared_norm(self, target: Any) -> float:
+        return ops.content_forward(target.P, np.zeros_like(target.P), 1.0, target.w)
 
     def squared_distance(self, tap: str, target: Any) -> float:
-        return ops.content_forward(_matrix(self.values[tap]), _matrix(target), 1.0)
+        return ops.content_forward(_matrix(self.values[tap]), target.P, 1.0, target.w)
 
     def features(self, tap: str) -> np.ndarray:
         return self.values[tap].copy()

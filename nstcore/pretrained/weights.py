@@ -11,8 +11,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,7 +23,7 @@ from .. import vgg
 from ..errors import LayerError, WeightsError
 
 ChannelOrder = Literal["rgb", "bgr"]
-Padding = Literal["zero", "replicate"]
+Padding = Literal["zero", "replicate", "replicate-first"]
 Pooling = Literal["max", "average", "l2"]
 
 RANGES = (1.0, 255.0)
@@ -92,8 +93,8 @@ class Weights:
         By convolution name: weight of shape (K, C, 3, 3) and bias of shape (K,), both float32 and C-contiguous,
         y[k,p,q] = bias[k] + sum_{c,r,s} weight[k,c,r,s] x[c,p+r-1,q+s-1].
     preprocessing : Preprocessing
-    padding : {"zero", "replicate"}
-        What the convolutions see beyond the border.
+    padding : {"zero", "replicate", "replicate-first"}
+        What the convolutions see beyond the border: zeros, the nearest value, or that in the first one only.
     pooling : {"max", "average", "l2"}
         The default when painting with these filters.
     provenance : dict of str to str
@@ -135,6 +136,23 @@ class Weights:
     def deepest(self) -> str:
         """Name of the last convolution present."""
         return next(reversed(self.filters))
+
+    def padding_of(self, conv: str) -> str:
+        """What one convolution sees beyond the border: "zero" or "replicate"."""
+        if self.padding == "replicate-first":
+            return "replicate" if conv == next(iter(self.filters)) else "zero"
+        return self.padding
+
+    def with_pooling_scaled(self, scale: float) -> Weights:
+        """The same network with the output of every pooling multiplied by `scale`.
+
+        A convolution is linear, so the factor goes into the filters that read the pooling; a loss on the pooling itself
+        sees it as it was.
+        """
+        steps = vgg.steps(self.architecture)
+        after = {step.name for below, step in pairwise(steps) if below.kind == "pool"}
+        filters = {conv: (w * np.float32(scale) if conv in after else w, b) for conv, (w, b) in self.filters.items()}
+        return replace(self, filters=filters)
 
     @cached_property
     def sha256(self) -> str:

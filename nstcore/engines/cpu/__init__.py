@@ -64,7 +64,7 @@ class CpuEngine(Engine):
             return super().style_term(G, M, A, M_style, scale)
         return self.library.style(self.crew.pointer, G, M, A, M_style, scale, len(G), G), G
 
-    def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
+    def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
         if self.library is None:
-            return super().total_variation(pixels, scale, gradient)
-        return self.library.total_variation(self.crew.pointer, pixels, *pixels.shape, scale, gradient)
+            return super().total_variation(pixels, scale, gradient, diagonal)
+        return self.library.total_variation(self.crew.pointer, pixels, *pixels.shape, scale, diagonal, gradient)

@@ -63,7 +63,7 @@ class Convolution(Structure):
 class Tap(Structure):
     """nst_tap"""
 
-    _fields_ = (("S", c_void_p), ("target", c_void_p), ("scale", c_float))
+    _fields_ = (("S", c_void_p), ("target", c_void_p), ("scale", c_float), ("ds", c_void_p), ("extra", c_void_p))
 
 
 class First(Structure):
@@ -106,13 +106,15 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "pool_work": (c_long, c_long, c_long, c_int),
     "pool_backward": (None, _team, c_int, Floats, Floats, c_long, c_long, c_long, _tap, Floats),
     "tap_work": (c_long, c_long, c_int),
-    "tap_gradient": (None, _team, Floats, Floats, c_int, c_int, c_long, c_long, _tap, Floats),
+    "tap_gradient": (None, _team, Floats, Floats, Floats, c_int, c_int, c_long, c_long, _tap, Floats),
     "gram_work": (c_long, c_long),
     "gram": (None, _team, Floats, c_long, c_long, Floats, Floats),
+    "weigh": (None, _team, Floats, Floats, c_long, c_long, Floats),
+    "sums": (None, _team, Floats, Floats, c_long, c_long, POINTER(c_double)),
     "pack_style": (None, _team, Floats, c_long, Floats),
     "style": (c_double, _team, Floats, c_double, Floats, c_double, c_double, c_long, Floats),
-    "squared_distance": (c_double, _team, Floats, Floats, c_long),
-    "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, Floats),
+    "squared_distance": (c_double, _team, Floats, Floats, Floats, c_long, c_long),
+    "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, c_double, Floats),
     "copy": (None, _team, Floats, Floats, c_long),
     "fill": (None, _team, Floats, c_double, c_long),
     "dot": (c_double, _team, Floats, Floats, c_long),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,25 @@ CB = 16  # channels of a block
 CHANNELS = 32  # every layer has a multiple of these
 
 
+Gradients = Mapping[str, Sequence[TapGradient]]
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Weights w of the positions and their square roots, both (M,)."""
+
+    w: np.ndarray
+    root: np.ndarray
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A content target: P as features, and the guide that its distances take."""
+
+    P: np.ndarray
+    guide: Guide | None
+
+
 class NativeNetwork(Network):
     """VGG in the native kernels of one library, one crew of threads. float32."""
 
@@ -36,12 +56,14 @@ class NativeNetwork(Network):
         self._first = First()
         self._convolutions: dict[str, tuple[Convolution, Convolution]] = {}
         self._there = False  # whether the features are those of the last forward
+        self._guided: set[str] = set()
+        self._extra: np.ndarray | None = None  # as large as the largest guided tap, made when it is first wanted
 
     # -- filters --------------------------------------------------------------------------------------------------
 
     def _filters(self) -> Arena:
         """Packed filters of every convolution, each pass in its own order."""
-        arena, replicate = Arena(), self.weights.padding == "replicate"
+        arena = Arena()
         for step in self.steps:
             if step.kind != "conv":
                 continue
@@ -54,7 +76,7 @@ class NativeNetwork(Network):
             transformed, turned = (36 if self.library.transformed(*pair) else 9 for pair in ((C, K), (K, C)))
             arena.add(f"{step.name}:forward", (transformed, C, K), np.float32)
             arena.add(f"{step.name}:backward", (turned, K, C), np.float32)
-            if replicate and turned == 36:
+            if self._replicate(step) and turned == 36:
                 arena.add(f"{step.name}:plain", (9, K, C), np.float32)
         return arena
 
@@ -78,14 +100,17 @@ class NativeNetwork(Network):
                 library.pack_plain(team, w, C, K, 1, packed[f"{step.name}:plain"])
         return packed
 
+    def _replicate(self, step: Step) -> bool:
+        return self.weights.padding_of(step.name) == "replicate"
+
     def _convolution(self, step: Step, height: int, width: int, back: bool) -> Convolution:
         C, K, name = step.in_channels, step.out_channels, step.name
         filters = self.filters[f"{name}:backward" if back else f"{name}:forward"]
         plain = None
-        if back and self.weights.padding == "replicate":
+        if back and self._replicate(step):
             plain = self.filters.get(f"{name}:plain", filters).ctypes.data
         channels = (K, C) if back else (C, K)
-        return Convolution(*channels, height, width, self.weights.padding == "replicate", filters.ctypes.data, plain)
+        return Convolution(*channels, height, width, self._replicate(step), filters.ctypes.data, plain)
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -98,7 +123,7 @@ class NativeNetwork(Network):
             first.out_channels,
             height,
             width,
-            self.weights.padding == "replicate",
+            self._replicate(first),
             (ctypes.c_int * 3)(*ops.ORDERS[p.channel_order]),
             p.range,
             (ctypes.c_float * 3)(*p.mean),
@@ -126,6 +151,7 @@ class NativeNetwork(Network):
         widest = max(step.out_channels for step in self.steps)
         arena.add("style", (widest, widest), np.float32)
         arena.add("work", (work,), np.float32)
+        arena.add("ds", (widest,), np.float32)
         return arena, prepared, convolutions
 
     @property
@@ -134,14 +160,30 @@ class NativeNetwork(Network):
         return self._filters().bytes
 
     def bytes(self, height: int, width: int) -> int:
-        return self._plan(height, width)[0].bytes + self.filter_bytes
+        return self._plan(height, width)[0].bytes + self._plan_extra(height, width).bytes + self.filter_bytes
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) != self.size:
             arena, self._first, self._convolutions = self._plan(height, width)
-            self.buffers = {}  # before the new ones are made: never two sets at once
+            self.buffers, self._extra = {}, None  # before the new ones are made: never two sets at once
             self.buffers = arena.allocate()
             self.size = (height, width)
+
+    def _plan_extra(self, height: int, width: int) -> Arena:
+        """Guides need one buffer more, as large as the largest tap that has any."""
+        arena, shapes = Arena(), self.shapes(height, width)
+        sizes = [math.prod(shapes[vgg.find(self.weights.architecture, tap).output]) for tap in self._guided]
+        arena.add("extra", (max(sizes, default=0),), np.float32)
+        return arena
+
+    def _extra_for(self, tap: str) -> np.ndarray:
+        """That buffer, in the shape of a tap."""
+        F = self.buffers[tap]
+        self._guided.add(tap)
+        if self._extra is None or self._extra.size < F.size:
+            self._extra = None  # before a new one is made
+            self._extra = self._plan_extra(*self.size).allocate()["extra"]
+        return self._extra[: F.size].reshape(F.shape)
 
     def _below(self, step: Step) -> Step:
         return self.steps[self.steps.index(step) - 1]
@@ -173,18 +215,18 @@ class NativeNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+    def backward(self, gradients: Gradients) -> np.ndarray:
         self._need_features()
         self._there = False
         library, buffers, team, work = self.library, self.buffers, self.crew.pointer, self.buffers["work"]
         top = self.steps[-1]
-        dy = buffers[top.output]
-        # ops.gram_backward, ops.content_backward, ops.relu_backward
-        self._tap_gradient(dy, dy, top.kind == "conv", gradients.get(top.output))
+        dy, tap = buffers[top.output], self._tap(top.output, gradients)
+        # ops.moments_backward, ops.content_backward, ops.relu_backward
+        library.tap_gradient(team, dy, None, dy, False, top.kind == "conv", *_extent(dy), tap, work)
         self._before_relu(top, dy, gradients)
         for i in range(len(self.steps) - 1, 0, -1):
             step, below = self.steps[i], self.steps[i - 1]
-            x, tap = buffers[below.output], self._tap(gradients.get(below.output))
+            x, tap = buffers[below.output], self._tap(below.output, gradients)
             if step.kind == "conv":
                 # ops.conv_backward, the losses at the layer below, ops.relu_backward
                 _, turned = self._convolutions[step.name]
@@ -200,31 +242,48 @@ class NativeNetwork(Network):
         library.first_backward(team, self._first, dy, filters, buffers["gradient"], work)
         return buffers["gradient"]
 
-    def _tap(self, gradient: TapGradient | None) -> Tap | None:
-        """What the losses send back from a tap, for the kernels; S = dG + dG^T is packed on the way."""
-        if gradient is None:
+    def _tap(self, tap: str, gradients: Gradients) -> Tap | None:
+        """What the losses send back from a tap, for the kernel that finishes its gradient.
+
+        Without guides they are one loss: dG and ds are added up. What has a guide, or is a second content loss, is
+        computed here from the features, which that kernel will overwrite.
+        """
+        given = gradients.get(tap, ())
+        if not given:
             return None
-        S = None
+        plain = [g for g in given if g.guide is None]
+        first, *others = [g for g in plain if g.target is not None] or [TapGradient()]
+        apart = [g for g in given if g.guide is not None] + [replace(g, dG=None, ds=None) for g in others]
+        extra = None
+        for gradient in apart:
+            add, extra = extra is not None, self._extra_for(tap)
+            self._add_alone(self.buffers[tap], gradient, extra, add)
+        dG, ds = _sum(g.dG for g in plain), _sum(g.ds for g in plain)
+        return self._packed(TapGradient(dG, ds, first.target, first.scale), extra)
+
+    def _packed(self, gradient: TapGradient, extra: np.ndarray | None = None) -> Tap:
+        """S = dG + dG^T and ds as the kernels read them; good until the next one is packed."""
+        S = ds = None
         if gradient.dG is not None:
             S = self.buffers["style"]
             self.library.pack_style(self.crew.pointer, gradient.dG, len(gradient.dG), S)
-        return Tap(
-            None if S is None else S.ctypes.data,
-            None if gradient.target is None else gradient.target.ctypes.data,
-            gradient.scale,
-        )
+        if gradient.ds is not None:
+            ds = self.buffers["ds"]
+            ds[: len(gradient.ds)] = gradient.ds
+        P = None if gradient.target is None else gradient.target.P
+        return Tap(_address(S), _address(P), gradient.scale, _address(ds), _address(extra))
 
-    def _before_relu(self, step: Step, g: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+    def _before_relu(self, step: Step, g: np.ndarray, gradients: Gradients) -> None:
         """g += what the losses send back from a convolution before its ReLU."""
-        if step.kind == "conv" and step.name in gradients:
-            self._tap_gradient(self.buffers[step.name], g, False, gradients[step.name], add=True)
+        if step.kind == "conv":
+            for gradient in gradients.get(step.name, ()):
+                self._add_alone(self.buffers[step.name], gradient, g, add=True)
 
-    def _tap_gradient(
-        self, F: np.ndarray, g: np.ndarray, mask: bool, gradient: TapGradient | None, add: bool = False
-    ) -> None:
-        blocks, H, W, _ = F.shape
-        tap, work = self._tap(gradient), self.buffers["work"]
-        self.library.tap_gradient(self.crew.pointer, F, g, add, mask, blocks * CB, H * W, tap, work)
+    def _add_alone(self, F: np.ndarray, gradient: TapGradient, g: np.ndarray, add: bool) -> None:
+        """g = [g +] the gradient of one loss: `ops.moments_backward`, `ops.content_backward`."""
+        w = None if gradient.guide is None else gradient.guide.w
+        tap, work = self._packed(gradient), self.buffers["work"]
+        self.library.tap_gradient(self.crew.pointer, F, w, g, add, False, *_extent(F), tap, work)
 
     # -- statistics -----------------------------------------------------------------------------------------------
 
@@ -239,25 +298,44 @@ class NativeNetwork(Network):
     def positions(self, tap: str) -> int:
         return math.prod(self.buffers[tap].shape[1:3])
 
-    def gram(self, tap: str) -> np.ndarray:
-        F, G = self._tapped(tap), self.buffers[f"{tap}:gram"]
-        self.library.gram(self.crew.pointer, F, len(G), self.positions(tap), G, self.buffers["work"])
+    def guide(self, tap: str, weights: np.ndarray) -> Guide:
+        self._guided.add(tap)
+        w = weights.reshape(-1)
+        return Guide(np.array(w, np.float32), np.sqrt(w).astype(np.float32))
+
+    def gram(self, tap: str, guide: Any = None) -> np.ndarray:
+        F, G, team = self._tapped(tap), self.buffers[f"{tap}:gram"], self.crew.pointer
+        C, M = _extent(F)
+        if guide is not None:
+            weighted = self._extra_for(tap)
+            self.library.weigh(team, F, guide.root, C, M, weighted)
+            F = weighted
+        self.library.gram(team, F, C, M, G, self.buffers["work"])
         return G
 
-    def keep(self, tap: str) -> np.ndarray:
+    def sums(self, tap: str, guide: Any = None) -> np.ndarray:
+        F = self._tapped(tap)
+        C, M = _extent(F)
+        s = (ctypes.c_double * C)()
+        self.library.sums(self.crew.pointer, F, None if guide is None else guide.w, C, M, s)
+        return np.array(s)
+
+    def keep(self, tap: str, guide: Any = None) -> Kept:
         arena = Arena()
         arena.add(tap, self.buffers[tap].shape, np.float32)
-        kept = arena.allocate()[tap]
-        np.copyto(kept, self._tapped(tap))
-        return kept
+        P = arena.allocate()[tap]
+        np.copyto(P, self._tapped(tap))
+        return Kept(P, guide)
 
-    def squared_norm(self, tap: str) -> float:
-        F = self._tapped(tap)
-        return self.library.squared_distance(self.crew.pointer, F, None, F.size)
+    def squared_norm(self, target: Any) -> float:
+        return self._distance(target.P, None, target.guide)
 
     def squared_distance(self, tap: str, target: Any) -> float:
-        F = self._tapped(tap)
-        return self.library.squared_distance(self.crew.pointer, F, target, F.size)
+        return self._distance(self._tapped(tap), target.P, target.guide)
+
+    def _distance(self, F: np.ndarray, P: np.ndarray | None, guide: Guide | None) -> float:
+        w = None if guide is None else guide.w
+        return self.library.squared_distance(self.crew.pointer, F, P, w, *_extent(F))
 
     def features(self, tap: str) -> np.ndarray:
         return self._book_layout(self._tapped(tap))
@@ -266,3 +344,19 @@ class NativeNetwork(Network):
     def _book_layout(blocked: np.ndarray) -> np.ndarray:
         blocks, height, width, _ = blocked.shape
         return np.array(blocked.transpose(0, 3, 1, 2), order="C").reshape(blocks * CB, height, width)
+
+
+def _extent(F: np.ndarray) -> tuple[int, int]:
+    """C channels, M positions of features (C/16, H, W, 16)."""
+    blocks, height, width, _ = F.shape
+    return blocks * CB, height * width
+
+
+def _address(a: np.ndarray | None) -> int | None:
+    return None if a is None else a.ctypes.data
+
+
+def _sum(arrays: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    """Of those that are there; None where there is none."""
+    there = [a for a in arrays if a is not None]
+    return sum(there[1:], there[0]) if there else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,20 @@ from ... import ops
 from ...pretrained.weights import Weights
 from ...vgg import Step
 from ..base import Network, TapGradient
-from . import layers
+from . import layers, statistics
 from .arena import Arena
 from .team import Team
 from .winograd import WinogradConv, plan_scratch, rotate_filters, transform_filters
+
+Gradients = Mapping[str, Sequence[TapGradient]]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A content target: P (M, N), and the guide that its distances take."""
+
+    P: np.ndarray
+    guide: statistics.Guide | None
 
 
 class NumpyNetwork(Network):
@@ -44,8 +55,8 @@ class NumpyNetwork(Network):
         else:
             packed["forward"] = transform_filters(w, self.dtype)
             packed["backward"] = transform_filters(rotate_filters(w), self.dtype)
-        if self.weights.padding == "replicate":
-            packed["plain"] = w.astype(self.dtype)
+            if self.weights.padding_of(step.name) == "replicate":
+                packed["plain"] = w.astype(self.dtype)
         return packed
 
     # -- memory ---------------------------------------------------------------------------------------------------
@@ -116,7 +127,7 @@ class NumpyNetwork(Network):
 
     def _conv(self, step: Step, x: np.ndarray) -> np.ndarray:
         """Convolution, bias and ReLU: `ops.conv_forward`, `ops.relu_forward`."""
-        packed, padding = self.filters[step.name], self.weights.padding
+        packed, padding = self.filters[step.name], self.weights.padding_of(step.name)
         y = self.buffers[step.output]
         linear = self.buffers.get(
             step.name, y
@@ -137,7 +148,7 @@ class NumpyNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+    def backward(self, gradients: Gradients) -> np.ndarray:
         with self.team.at_work():
             dy = self._like("even", self.steps[-1].output)
             dy[...] = 0
@@ -155,7 +166,7 @@ class NumpyNetwork(Network):
         shape = self.buffers[layer].shape
         return self.buffers[buffer][: self.buffers[layer].size].reshape(shape)
 
-    def _conv_backward(self, step: Step, dy: np.ndarray, dx: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+    def _conv_backward(self, step: Step, dy: np.ndarray, dx: np.ndarray, gradients: Gradients) -> None:
         """ReLU and convolution: `ops.relu_backward`, `ops.conv_backward`."""
         self._through_relu(step, dy, gradients)
         packed = self.filters[step.name]
@@ -164,37 +175,36 @@ class NumpyNetwork(Network):
         if "plain" in packed:
             layers.add_replicated_border(dx, dy, packed["plain"])
 
-    def _through_relu(self, step: Step, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+    def _through_relu(self, step: Step, dy: np.ndarray, gradients: Gradients) -> None:
         """dy from after the ReLU to before it, with what the losses add at both places."""
         self._add(step.output, dy, gradients)
         layers.relu_backward(dy, self.buffers[step.output], self.buffers["mask"], self.team)
         self._add(step.name, dy, gradients)
 
-    def _pool_backward(self, i: int, dy: np.ndarray, dx: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
+    def _pool_backward(self, i: int, dy: np.ndarray, dx: np.ndarray, gradients: Gradients) -> None:
         name = self.steps[i].name
         self._add(name, dy, gradients)
         x, choice = self.buffers[self.steps[i - 1].output], self.buffers.get(f"{name}:choice")
         layers.pool_backward(dy, x, self.buffers[name], dx, self.pooling, choice, self.buffers["mask"], self.team)
 
-    def _first_backward(self, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> np.ndarray:
+    def _first_backward(self, dy: np.ndarray, gradients: Gradients) -> np.ndarray:
         """conv1_1 and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
         first, dpicture, out = self.steps[0], self.buffers["dpicture"], self.buffers["gradient"]
         self._through_relu(first, dy, gradients)
         rows, columns = self.filters[first.name]["rows"], self.buffers["columns"]
-        layers.first_conv_backward(dy, rows, dpicture, columns, self.team, self.weights.padding)
+        layers.first_conv_backward(dy, rows, dpicture, columns, self.team, self.weights.padding_of(first.name))
         for c, channel in enumerate(self._order):
             np.multiply(dpicture[1:-1, 1:-1, c], self.weights.preprocessing.range / self._std[c], out=out[channel])
         return out
 
-    def _add(self, tap: str, dy: np.ndarray, gradients: Mapping[str, TapGradient]) -> None:
-        gradient = gradients.get(tap)
-        if gradient is None:
-            return
-        F, dF = self._matrix(tap), dy.reshape(-1, dy.shape[-1])
-        if gradient.dG is not None:
-            layers.gram_backward(gradient.dG, F, dF, self.buffers["work"], self.team)
-        if gradient.target is not None:
-            layers.content_backward(F, gradient.target, gradient.scale, dF, self.buffers["work"], self.team)
+    def _add(self, tap: str, dy: np.ndarray, gradients: Gradients) -> None:
+        dF, work, team = dy.reshape(-1, dy.shape[-1]), self.buffers["work"], self.team
+        for g in gradients.get(tap, ()):
+            F = self._matrix(tap)
+            if g.dG is not None or g.ds is not None:
+                statistics.moments_backward(g.dG, g.ds, F, g.guide, dF, work, team)
+            if g.target is not None:
+                statistics.content_backward(F, g.target.P, g.scale, g.guide, dF, work, team)
 
     # -- statistics -----------------------------------------------------------------------------------------------
 
@@ -206,20 +216,31 @@ class NumpyNetwork(Network):
     def positions(self, tap: str) -> int:
         return len(self._matrix(tap))
 
-    def gram(self, tap: str) -> np.ndarray:
-        with self.team.at_work():
-            return layers.gram(self._matrix(tap), self.buffers["grams"], self.team)
+    def guide(self, tap: str, weights: np.ndarray) -> statistics.Guide:
+        w = weights.reshape(-1, 1)
+        return statistics.Guide(w.astype(self.dtype), np.sqrt(w).astype(self.dtype))
 
-    def keep(self, tap: str) -> np.ndarray:
-        return self._matrix(tap).copy()
-
-    def squared_norm(self, tap: str) -> float:
+    def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         with self.team.at_work():
-            return layers.squared_distance(self._matrix(tap), None, self.buffers["work"], self.team)
+            # "even" waits for the backward pass
+            return statistics.gram(self._matrix(tap), guide, self.buffers["grams"], self.buffers["even"], self.team)
+
+    def sums(self, tap: str, guide: Any = None) -> np.ndarray:
+        with self.team.at_work():
+            return statistics.sums(self._matrix(tap), guide, self.buffers["work"], self.team)
+
+    def keep(self, tap: str, guide: Any = None) -> Kept:
+        return Kept(self._matrix(tap).copy(), guide)
+
+    def squared_norm(self, target: Any) -> float:
+        with self.team.at_work():
+            return statistics.squared_distance(target.P, None, target.guide, self.buffers["work"], self.team)
 
     def squared_distance(self, tap: str, target: Any) -> float:
         with self.team.at_work():
-            return layers.squared_distance(self._matrix(tap), target, self.buffers["work"], self.team)
+            return statistics.squared_distance(
+                self._matrix(tap), target.P, target.guide, self.buffers["work"], self.team
+            )
 
     def features(self, tap: str) -> np.ndarray:
         return np.array(self.buffers[tap].transpose(2, 0, 1), order="C")  # a copy even where it is contiguous already

@@ -79,11 +79,14 @@ class CudaEngine(Engine):
     def numpy(self, a: Any) -> np.ndarray:
         return self.device.to_host(a)
 
-    def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
+    def memory(self) -> int | None:
+        return self.device.free_bytes()
+
+    def style_term(self, G: Any, M: float, A: Any, M_style: float, scale: float) -> tuple[float, Any]:
         return self.losses.style(G, M, A, M_style, scale)
 
-    def total_variation(self, pixels: Any, scale: float, gradient: Any) -> float:
-        return self.losses.total_variation(pixels, scale, gradient)
+    def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
+        return self.losses.total_variation(pixels, scale, gradient, diagonal)
 
 
 def _best(device: Device) -> Precision:

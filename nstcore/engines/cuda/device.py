@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..memory import free_memory
 from . import source
 from .precision import FLOAT32, Precision
 from .variants import options
@@ -152,6 +153,10 @@ class Device(ABC):
     @abstractmethod
     def fill_bytes(self, a: Array, byte: int) -> None:
         """Set every byte of a C-contiguous array: 0 for zeros, 255 for NaN in any float type."""
+
+    def free_bytes(self) -> int | None:
+        """Memory that new arrays may take; None where nobody knows."""
+        return free_memory()
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -220,6 +220,10 @@ class GpuDevice(Device):
             events[1].synchronize()
             return self.cupy.cuda.get_elapsed_time(*events) / 1e3
 
+    def free_bytes(self) -> int:
+        free, _ = self.gpu.mem_info
+        return int(free) + self._pool.free_bytes()
+
     @property
     def held_bytes(self) -> int:
         """Memory taken from the GPU: of living arrays, and what `release` would give back."""

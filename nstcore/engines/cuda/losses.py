@@ -37,7 +37,7 @@ class Losses:
     """Content, style and total variation for the features of one precision.
 
     Losses come back as Python floats. The terms of one 16-byte load are added in float32, all others in float64; with
-    those of the differences and squares, a sum has at most 11 roundings by 2^-24. The same bits on every GPU.
+    those of the differences, weights and squares, a sum has at most 12 roundings by 2^-24. The same bits on every GPU.
 
     Parameters
     ----------
@@ -52,25 +52,36 @@ class Losses:
         self._pieces = device.empty(PIECES, np.float64)
         self._total = device.empty(1, np.float64)
 
-    def squared_distance(self, F: Array, P: Array | None) -> float:
-        """sum (F - P)^2 of elements, sum F^2 for None: `ops.content_forward` with scale 1."""
-        return self._squares(self.precision, F, P)
+    def squared_distance(self, F: Array, P: Array | None, w: Array | None = None) -> float:
+        """sum w (F - P)^2 of elements, sum w F^2 for None: `ops.content_forward` with scale 1.
+
+        Parameters
+        ----------
+        F, P : arrays (H, W, N), or of any shape without w
+        w : float32 array (H W,), optional
+            Weights of the positions; 1 everywhere, if not given.
+        """
+        return self._squares(self.precision, F, P, w)
 
     def squared_sum(self, a: Array) -> float:
         """sum a^2 of a float32 array."""
-        return self._squares(FLOAT32, a, None)
+        return self._squares(FLOAT32, a, None, None)
+
+    def multiply(self, a: Array, factor: float) -> None:
+        """a = factor a, for a float32 array."""
+        self._vectors.combine(factor, a, None, (), out=a)
 
     def max_abs(self, a: Array) -> float:
         """max |a| of a float32 array; NaN if there is one in it."""
         return self._vectors.max_abs(a)
 
-    def style(self, G: Array, M: int, A: Array, M_style: int, scale: float) -> tuple[float, Array]:
+    def style(self, G: Array, M: float, A: Array, M_style: float, scale: float) -> tuple[float, Array]:
         """Style loss of one layer, and its gradient in G's place: `ops.style_forward`, `ops.style_backward`.
 
         Parameters
         ----------
         G, A : float32 arrays (N, N)
-            Of the picture and of the style, over M and M_style positions.
+            Of the picture and of the style, over M and M_style positions, or weights of them.
         """
         _square("G", G, A.shape)
         _square("A", A, G.shape)
@@ -89,10 +100,10 @@ class Losses:
         across = -(-len(dG) // TILE)
         self._kernel(STYLE, "pack_style", self.precision)((across, across), (TILE, ROWS), dG, factor, S, len(dG))
 
-    def total_variation(self, pixels: Array, scale: float, gradient: Array) -> float:
+    def total_variation(self, pixels: Array, scale: float, gradient: Array, diagonal: float = 0.0) -> float:
         """Total variation of pixels (C, H, W); its gradient is added to `gradient`.
 
-        `ops.total_variation_forward`, `ops.total_variation_backward`.
+        `ops.total_variation_forward`, `ops.total_variation_backward`; diagonal neighbours weigh `diagonal`.
         """
         if pixels.ndim != 3 or gradient.shape != pixels.shape:
             raise ShapeError(
@@ -101,14 +112,17 @@ class Losses:
         C, H, W = pixels.shape
         count = min(C * -(-H // TILE_HEIGHT) * -(-W // 32), PIECES)
         kernel = self._kernel(VARIATION, "total_variation", FLOAT32)
-        kernel(count, THREADS, pixels, 2 * scale, gradient, self._pieces, C, H, W)
+        kernel(count, THREADS, pixels, 2 * scale, diagonal, gradient, self._pieces, C, H, W)
         return scale * self._sum(VARIATION, FLOAT32, count)
 
-    def _squares(self, precision: Precision, F: Array, P: Array | None) -> float:
+    def _squares(self, precision: Precision, F: Array, P: Array | None, w: Array | None) -> float:
         if P is not None and P.shape != F.shape:
             raise ShapeError(f"P: expected the shape of F {F.shape}, got {P.shape}")
+        N = F.shape[-1]
+        if w is not None and w.size != F.size // N:
+            raise ShapeError(f"w: expected a weight for each position of F {F.shape}, got {w.size}")
         count = pieces(F.size, 16 // precision.dtype.itemsize)
-        self._kernel(CONTENT, "squared_distance", precision)(count, THREADS, F, P, self._pieces, F.size)
+        self._kernel(CONTENT, "squared_distance", precision)(count, THREADS, F, P, w, self._pieces, F.size, N)
         return self._sum(CONTENT, precision, count)
 
     def _sum(self, rung: str, precision: Precision, count: int) -> float:

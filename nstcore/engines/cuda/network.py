@@ -8,8 +8,8 @@ the features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .conv import RUNGS, Convolution
 from .device import Array, Device
 from .gram import Grams, gram_backward
 from .losses import Losses
+from .moments import Guide, Moments, make_guide
 from .pixels import PREPARED, prepare, turned_filters
 from .pixels import backward as pixels_backward
 from .plan import Plan, lives, statistics
@@ -30,6 +31,14 @@ from .precision import FLOAT16, Precision, from_elements
 
 ATTEMPTS = 4  # at a float16 loss scale that does not overflow
 BACKED_OFF = 2.0**-6  # the next attempt's scale, relative to the last
+
+
+@dataclass(frozen=True)
+class Target:
+    """A content target: P (H, W, N), and the guide that its distances take."""
+
+    P: Array
+    guide: Guide | None
 
 
 class CudaNetwork(Network):
@@ -58,12 +67,14 @@ class CudaNetwork(Network):
     ) -> None:
         super().__init__(weights, taps, pooling)
         self.device, self.precision, self.losses = device, precision, losses
+        self.moments = Moments(device, precision)
         self.rung = RUNGS[rung]
         self.filters = self._pack()
         self.size = (0, 0)
         self.buffers: dict[str, Array] = {}
         self._convolutions: dict[str, Convolution] = {}
-        self._grams: dict[tuple[str, ...], Grams] = {}
+        self._grams: dict[tuple[str | int, ...], Grams] = {}
+        self._scratch: Array = None
         self._pixels: Array = None
         self._there = False  # whether the features are those of the last forward
 
@@ -85,11 +96,14 @@ class CudaNetwork(Network):
             packed[f"{step.name}:forward"] = self.device.to_device(self.rung.filters(w, self.precision))
             turned = self.rung.turned(w, self.precision)
             backward = packed[f"{step.name}:backward"] = self.device.to_device(turned)
-            if self.weights.padding == "replicate":
+            if self._replicates(step):
                 plain = RUNGS["01_naive"].turned(w, self.precision)
                 same = np.array_equal(plain, turned)
                 packed[f"{step.name}:plain"] = backward if same else self.device.to_device(plain)
         return packed
+
+    def _replicates(self, step: Step) -> bool:
+        return self.weights.padding_of(step.name) == "replicate"
 
     @property
     def filter_bytes(self) -> int:
@@ -131,9 +145,9 @@ class CudaNetwork(Network):
         if (height, width) == self.size:
             return
         plan, shapes = self._plan(height, width), self.shapes(height, width)
-        self.size, self.buffers, self._grams = (0, 0), {}, {}  # before the new ones are made: never two sets at once
+        # Before the new ones are made: never two sets at once
+        self.size, self.buffers, self._grams, self._scratch = (0, 0), {}, {}, None
         self.buffers = plan.allocate(self.device)
-        replicate = self.weights.padding == "replicate"
         self._convolutions = {
             step.name: Convolution(
                 self.device,
@@ -141,12 +155,19 @@ class CudaNetwork(Network):
                 self.rung,
                 PREPARED if step.in_channels == 3 else step.in_channels,
                 *shapes[step.output],
-                replicate,
+                self._replicates(step),
             )
             for step in self.steps
             if step.kind == "conv"
         }
         self.size = (height, width)
+
+    def _scratch_like(self, F: Array) -> Array:
+        """Room for what a guide makes of F: not in the plan, and made when a guide is first used."""
+        if self._scratch is None or self._scratch.size < F.size:
+            self._scratch = None
+            self._scratch = self.device.empty(F.size, F.dtype)
+        return self._scratch[: F.size].reshape(F.shape)
 
     # -- forward --------------------------------------------------------------------------------------------------
 
@@ -171,7 +192,7 @@ class CudaNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, gradients: Mapping[str, TapGradient]) -> Array:
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Array:
         self._need_features()
         scale = self._loss_scale(gradients) if self.precision is FLOAT16 else 1.0
         gradient = self._backward(gradients, scale)
@@ -185,76 +206,95 @@ class CudaNetwork(Network):
         self._there = False
         return gradient
 
-    def _backward(self, gradients: Mapping[str, TapGradient], scale: float) -> Array:
+    def _backward(self, gradients: Mapping[str, Sequence[TapGradient]], scale: float) -> Array:
         """Every gradient on the way is multiplied by `scale`, a power of two; the pixels' is not."""
         buffers, device, precision, top = self.buffers, self.device, self.precision, self.steps[-1]
-        dy = buffers[f"{top.output}:gradient"]
-        # ops.gram_backward, ops.content_backward, ops.relu_backward
-        F = buffers[top.output]
-        losses = self._losses_at(top.output, gradients, scale)
-        gram_backward(device, precision, F, *losses, top.kind == "conv", False, dy)
-        dy = self._before_relu(top, dy, gradients, scale)
+        dy, mask = buffers[f"{top.output}:gradient"], top.kind == "conv"
+        device.fill_bytes(dy, 0)
+        self._add(top.output, gradients.get(top.output, ()), scale, mask, dy)
+        self._add_before_relu(top, gradients, scale, dy)
         for step, below in zip(self.steps[:0:-1], self.steps[-2::-1], strict=True):
             x, dx, mask = buffers[below.output], buffers[f"{below.output}:gradient"], below.kind == "conv"
-            losses = self._losses_at(below.output, gradients, scale)
+            terms = gradients.get(below.output, ())
             if step.kind == "conv":
-                # ops.conv_backward, the losses at the layer below, ops.relu_backward
+                # ops.conv_backward, the first loss at the layer below, ops.relu_backward
                 filters, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
-                F = x if mask or below.output in gradients else None
-                self._convolutions[step.name].backward(dy, filters, plain, F, *losses, mask, dx)
+                fused, others = _split(terms)
+                F = x if mask or fused is not None else None
+                factors = self._factors(fused, scale)
+                self._convolutions[step.name].backward(dy, filters, plain, F, *factors, mask, dx)
+                self._add(below.output, others, scale, mask, dx)
             else:
                 # ops.pool_backward, ops.relu_backward; then the losses at the layer below
                 H, W, C = x.shape
                 pool_backward(device, precision, dy, x, dx, C, H, W, self.pooling, mask)
-                if below.output in gradients:
-                    gram_backward(device, precision, x, *losses, mask, True, dx)
-            dy = self._before_relu(below, dx, gradients, scale)
+                self._add(below.output, terms, scale, mask, dx)
+            self._add_before_relu(below, gradients, scale, dx)
+            dy = dx
         # ops.conv_backward, ops.preprocess_backward
-        filters, gradient = self.filters[f"{self.steps[0].name}:backward"], buffers["gradient"]
-        replicate = self.weights.padding == "replicate"
+        first, gradient = self.steps[0], buffers["gradient"]
+        filters, replicate = self.filters[f"{first.name}:backward"], self._replicates(first)
         pixels_backward(device, precision, dy, filters, gradient, self.weights.preprocessing, 1 / scale, replicate)
         return gradient
 
-    def _losses_at(
-        self, tap: str, gradients: Mapping[str, TapGradient], scale: float
-    ) -> tuple[Array, float, Array, float]:
-        """What the losses send back from a tap, for the kernels: S, its factor, P, its factor."""
-        gradient = gradients.get(tap)
-        if gradient is None:
+    def _factors(self, term: TapGradient | None, scale: float) -> tuple[Array, float, Array, float]:
+        """What a loss without sums sends back, for the kernels: S, its factor, P, its factor."""
+        if term is None:
             return None, 1.0, None, 0.0
         S, factor = None, 1.0
-        if gradient.dG is not None:
-            N = len(gradient.dG)
+        if term.dG is not None:
+            N = len(term.dG)
             S = self.buffers["style"][: N * N].reshape(N, N)
             if self.precision is FLOAT16:  # S is brought to the upper end of the range, so that it keeps its small ones
-                factor = _power_of_two(2.0**11, self.losses.max_abs(gradient.dG))
+                factor = _power_of_two(2.0**11, self.losses.max_abs(term.dG))
             # S = dG + dG^T
-            self.losses.pack_style(gradient.dG, factor, S)
-        return S, scale / factor, gradient.target, 2 * scale * gradient.scale
+            self.losses.pack_style(term.dG, factor, S)
+        P = None if term.target is None else term.target.P
+        return S, scale / factor, P, 2 * scale * term.scale
 
-    def _before_relu(self, step: Step, g: Array, gradients: Mapping[str, TapGradient], scale: float) -> Array:
-        """g, and what the losses send back from a convolution before its ReLU."""
-        if step.kind != "conv" or step.name not in gradients:
-            return g
-        F = self.buffers[step.name]
-        # ops.gram_backward, ops.content_backward
-        gram_backward(self.device, self.precision, F, *self._losses_at(step.name, gradients, scale), False, True, g)
-        return g
+    def _add(self, tap: str, terms: Sequence[TapGradient], scale: float, mask: bool, g: Array) -> None:
+        """Add to g what losses send back from a tap, one after the other."""
+        for term in terms:
+            F, guide, factor, T = self.buffers[tap], term.guide, scale, None
+            if guide is not None:
+                factor *= guide.most
+            if term.dG is not None or term.target is not None:
+                # ops.gram_backward, ops.content_backward, ops.relu_backward
+                out = g if guide is None else self._scratch_like(F)
+                gram_backward(self.device, self.precision, F, *self._factors(term, factor), mask, out is g, out)
+                T = None if out is g else out
+            if T is not None or term.ds is not None:
+                # ops.moments_backward, ops.relu_backward
+                ds = None if term.ds is None else factor * term.ds
+                self.moments.backward(T, ds, F, guide, mask, g)
 
-    def _loss_scale(self, gradients: Mapping[str, TapGradient]) -> float:
+    def _add_before_relu(
+        self, step: Step, gradients: Mapping[str, Sequence[TapGradient]], scale: float, g: Array
+    ) -> None:
+        """Add to g what the losses send back from a convolution before its ReLU."""
+        if step.kind == "conv":
+            self._add(step.name, gradients.get(step.name, ()), scale, False, g)
+
+    def _loss_scale(self, gradients: Mapping[str, Sequence[TapGradient]]) -> float:
         """A power of two that brings the losses' gradients to about 1, from where float16 reaches 5 digits up, 7 down.
 
         It follows from the features and the gradients alone, never from earlier steps: an evaluation can be repeated.
-        |S F| is taken as |S| |F|, which it does not exceed.
+        |S F| is taken as |S| |F|, and sum w^2 x as max w sum w x, which they do not exceed.
         """
         largest = 0.0
-        for tap, gradient in gradients.items():
-            F = self.buffers[tap]
-            squares = 0.0
-            if gradient.dG is not None:
-                squares += 4 * self.losses.squared_sum(gradient.dG) * self.losses.squared_distance(F, None)
-            if gradient.target is not None:
-                squares += 4 * gradient.scale**2 * self.losses.squared_distance(F, gradient.target)
+        for tap, terms in gradients.items():
+            F, squares = self.buffers[tap], 0.0
+            for term in terms:
+                guide = term.guide
+                w, most = (None, 1.0) if guide is None else (guide.w, guide.most)
+                if term.dG is not None:
+                    dG = 2 * most * math.sqrt(self.losses.squared_sum(term.dG))
+                    squares += dG**2 * self.losses.squared_distance(F, None, w)
+                if term.ds is not None:
+                    squares += float(term.ds @ term.ds) * (F.size / F.shape[2] if guide is None else guide.squares)
+                if term.target is not None:
+                    content = 2 * most * term.scale
+                    squares += content**2 * self.losses.squared_distance(F, term.target.P, w)
             largest = max(largest, squares / F.size)
         return _power_of_two(1.0, math.sqrt(largest))
 
@@ -271,31 +311,57 @@ class CudaNetwork(Network):
     def positions(self, tap: str) -> int:
         return math.prod(self.buffers[tap].shape[:2])
 
-    def gram(self, tap: str) -> Array:
-        return self.grams([tap])[tap]
+    def guide(self, tap: str, weights: np.ndarray) -> Guide:
+        channels = vgg.find(self.weights.architecture, tap).out_channels
+        return make_guide(self.device, tap, weights, channels)
+
+    def gram(self, tap: str, guide: Guide | None = None) -> Array:
+        """Under a guide, an array that only this guide's next one reuses."""
+        if guide is None:
+            return self.grams([tap])[tap]
+        F = self._tapped(tap)
+        Y = self._scratch_like(F)
+        # ops.moments_forward
+        self.moments.weigh(F, guide, Y)
+        self._compute_grams((tap, self.device.address(guide.G)), [Y], [guide.G])
+        if guide.most != 1:
+            self.losses.multiply(guide.G, guide.most)
+        return guide.G
 
     def grams(self, taps: Iterable[str]) -> dict[str, Array]:
         taps = tuple(taps)
-        features = [self._tapped(tap) for tap in taps]
-        matrices = [F.reshape(-1, F.shape[2]) for F in features]
-        if taps not in self._grams:
-            self._grams[taps] = Grams(self.device, self.precision, [F.shape[::-1] for F in matrices])
         found = {tap: self.buffers[f"{tap}:gram"] for tap in taps}
         # ops.gram_forward
-        self._grams[taps](matrices, self.buffers["partials"], list(found.values()))
+        self._compute_grams(taps, [self._tapped(tap) for tap in taps], list(found.values()))
         return found
 
-    def keep(self, tap: str) -> Array:
+    def _compute_grams(self, key: tuple[str | int, ...], features: Sequence[Array], out: Sequence[Array]) -> None:
+        matrices = [F.reshape(-1, F.shape[2]) for F in features]
+        if key not in self._grams:
+            self._grams[key] = Grams(self.device, self.precision, [F.shape[::-1] for F in matrices])
+        self._grams[key](matrices, self.buffers["partials"], out)
+
+    def sums(self, tap: str, guide: Guide | None = None) -> np.ndarray:
+        # ops.moments_forward
+        return self.moments.sums(self._tapped(tap), guide)
+
+    def keep(self, tap: str, guide: Guide | None = None) -> Target:
         F = self._tapped(tap)
-        kept = self.device.empty(F.shape, F.dtype)
-        self.device.copy(F, kept)
-        return kept
+        P = self.device.empty(F.shape, F.dtype)
+        self.device.copy(F, P)
+        return Target(P, guide)
 
-    def squared_norm(self, tap: str) -> float:
-        return self.losses.squared_distance(self._tapped(tap), None)
+    def squared_norm(self, target: Target) -> float:
+        return self._distance(target.P, None, target.guide)
 
-    def squared_distance(self, tap: str, target: Any) -> float:
-        return self.losses.squared_distance(self._tapped(tap), target)
+    def squared_distance(self, tap: str, target: Target) -> float:
+        return self._distance(self._tapped(tap), target.P, target.guide)
+
+    def _distance(self, F: Array, P: Array | None, guide: Guide | None) -> float:
+        # ops.content_forward
+        if guide is None:
+            return self.losses.squared_distance(F, P)
+        return guide.most * self.losses.squared_distance(F, P, guide.w)
 
     def features(self, tap: str) -> np.ndarray:
         values = from_elements(self.device.to_host(self._tapped(tap)), self.precision)
@@ -307,3 +373,12 @@ def _power_of_two(wanted: float, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         return 1.0
     return 2.0 ** max(-100, min(100, math.floor(math.log2(wanted) - math.log2(value))))
+
+
+def _split(terms: Sequence[TapGradient]) -> tuple[TapGradient | None, list[TapGradient]]:
+    """What a convolution takes along of the first loss without a guide; and all the rest, that one's sums among it."""
+    for i, term in enumerate(terms):
+        if term.guide is None:
+            sums = [] if term.ds is None else [TapGradient(ds=term.ds)]
+            return term, [*terms[:i], *sums, *terms[i + 1 :]]
+    return None, list(terms)

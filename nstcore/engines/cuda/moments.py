@@ -1,0 +1,150 @@
+"""Moments of features under guides, and their gradient: kernels/cuda/moments.
+
+A guide weighs positions: G = sum_m w[m] F[m] F[m]^T, s = sum_m w[m] F[m] (`ops.moments_forward`). G is the Gram matrix
+of sqrt(w) F, so guided features go through the kernels of kernels/cuda/gram, by way of a scratch as large as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import ShapeError
+from .device import Array, Device, Kernel
+from .precision import PRECISIONS, Precision
+from .variants import Variant
+from .vectors import PIECES, THREADS, pieces
+
+RUNG = "moments/01_two_stage"
+CHANNELS = 32  # of a block of weighted_sums
+SHORTEST = 64  # positions of a piece, at least: GROUP for each of its warps
+_DEFINES = {"THREADS": THREADS}
+
+
+def variants() -> Iterator[Variant]:
+    """Every form in which the rung is compiled; all of them are production's."""
+    for precision in PRECISIONS.values():
+        yield Variant(RUNG, precision, _DEFINES, production=True)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Weights of a tap's positions, divided by a power of two, so that sqrt(w) F is in the range of F's elements.
+
+    Attributes
+    ----------
+    tap : str
+    w : float32 array (M,)
+        In [0, 1].
+    root : float32 array (M,)
+        Their square roots.
+    most : float
+        The power of two by which all sums over w are multiplied.
+    squares : float
+        sum (most w)^2, for estimates.
+    G : float32 array (N, N)
+        Where the Gram matrix under this guide goes.
+    """
+
+    tap: str
+    w: Array
+    root: Array
+    most: float
+    squares: float
+    G: Array
+
+
+def make_guide(device: Device, tap: str, weights: np.ndarray, channels: int) -> Guide:
+    """A guide of the weights (H, W) >= 0 of a tap with so many channels."""
+    w = np.asarray(weights, np.float64).reshape(-1)
+    largest = w.max(initial=0.0)
+    most = 2.0 ** math.ceil(math.log2(largest)) if 0 < largest < math.inf else 1.0
+    normal, root = (device.to_device(a.astype(np.float32)) for a in (w / most, np.sqrt(w / most)))
+    return Guide(tap, normal, root, most, float(w @ w), device.empty((channels, channels), np.float32))
+
+
+class Moments:
+    """Sums over positions for the features of one precision, (H, W, N) or (M, N).
+
+    Terms of at most 8 positions are added in float32, all others in float64. The same bits on every GPU.
+
+    Parameters
+    ----------
+    device : Device
+    precision : Precision
+    """
+
+    def __init__(self, device: Device, precision: Precision) -> None:
+        self.device, self.precision = device, precision
+        self._pieces = device.empty(0, np.float64)
+
+    def sums(self, F: Array, guide: Guide | None) -> np.ndarray:
+        """s = sum_m w[m] F[m] (N,), float64: `ops.moments_forward`."""
+        N, M, w = F.shape[-1], F.size // F.shape[-1], self._weights(F, guide)
+        across = -(-N // CHANNELS)
+        length = -(-M // min(-(-M // SHORTEST), -(-PIECES // across)))
+        count = -(-M // length)
+        if self._pieces.size < (count + 1) * N:
+            self._pieces = self.device.empty((count + 1) * N, np.float64)
+        s, partial = self._pieces[:N], self._pieces[N:]
+        self._kernel("weighted_sums")((across, count), THREADS, F, w, partial, M, N, length)
+        self._kernel("sum_pieces")(across, THREADS, partial, s, count, N)
+        return self.device.to_host(s) * (1.0 if guide is None else guide.most)
+
+    def weigh(self, F: Array, guide: Guide, Y: Array) -> None:
+        """Y = sqrt(w) F: its Gram matrix, times `guide.most`, is F's under the guide."""
+        self._weights(F, guide)
+        _alike("Y", Y, F)
+        self._kernel("weigh")(self._pieces_of(F), THREADS, F, guide.root, Y, F.size, F.shape[-1])
+
+    def backward(
+        self, T: Array | None, ds: np.ndarray | None, F: Array, guide: Guide | None, mask: bool, g: Array
+    ) -> None:
+        """g += (F > 0) w (T + ds): `ops.moments_backward`, whose (dG + dG^T) F is T; `ops.relu_backward`.
+
+        Parameters
+        ----------
+        T : array like F, or None
+        ds : ndarray (N,), or None
+            As T in every unit: the sums' gradient times `guide.most`.
+        F : array of elements
+        guide : Guide or None
+            Its w in [0, 1]; 1 everywhere for None.
+        mask : bool
+            Whether the gradient passes only where F > 0.
+        g : array like F
+            Must not overlap it.
+        """
+        N, w = F.shape[-1], self._weights(F, guide)
+        for name, a in (("T", T), ("g", g)):
+            if a is not None:
+                _alike(name, a, F)
+        if ds is not None and ds.shape != (N,):
+            raise ShapeError(f"ds: expected ({N},) for F {F.shape}, got {ds.shape}")
+        sums = None if ds is None else self.device.to_device(ds.astype(np.float32))
+        self._kernel("moments_backward")(self._pieces_of(F), THREADS, T, sums, F, w, mask, g, F.size, N)
+
+    def _pieces_of(self, F: Array) -> int:
+        return pieces(F.size, 16 // self.precision.dtype.itemsize)
+
+    def _weights(self, F: Array, guide: Guide | None) -> Array | None:
+        if guide is None:
+            return None
+        M = F.size // F.shape[-1]
+        if guide.w.size != M:
+            raise ShapeError(
+                f"guide: expected weights of the {M} positions of {guide.tap}, got {guide.w.size}; make guides anew "
+                "for another size of picture"
+            )
+        return guide.w
+
+    def _kernel(self, function: str) -> Kernel:
+        return self.device.kernel(RUNG, function, self.precision, **_DEFINES)
+
+
+def _alike(name: str, a: Array, F: Array) -> None:
+    if a.shape != F.shape:
+        raise ShapeError(f"{name}: expected the shape of F {F.shape}, got {a.shape}")
