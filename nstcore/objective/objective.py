@@ -1,0 +1,389 @@
+"""The objective of style transfer: pixels -> loss and gradient, written once for every engine.
+
+        L(x) = content_weight * sum_l w_l content_l(F_l, P_l)
+               + style_weight * sum_r share_r sum_l w_l style_l(statistics of F_l in region r, those of its styles)
+               + tv_weight * TV(x)
+
+x are the pixels, F_l the network's features at layer l, P_l those of the content picture. Without masks there is one
+region, and with the Gram matrix as statistics this is the papers' loss. What `content_l` and `style_l` are is the
+convention's (see `nstcore.conventions`), the style loss's (`statistics`) and the masks' (`guides`).
+
+Where a part of the content is protected, x is a composite: x = protect o content + (1 - protect) o z, and z is what is
+optimised. dz = (1 - protect) o dx.
+
+It is computed in two passes, so that a picture may one day come in tiles: the statistics pass gives Gram matrices and
+distances, which are sums over positions; from them follow the loss and the factors of every layer's gradient, which the
+gradient pass carries back to the pixels.
+
+References
+----------
+.. [1] Gatys, Ecker, Bethge, "Image Style Transfer Using Convolutional Neural Networks", CVPR 2016.
+.. [2] Gatys, Ecker, Bethge, Hertzmann, Shechtman, "Controlling Perceptual Factors in Neural Style Transfer", CVPR 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import conventions, engines, images, vgg
+from ..engines import Engine, Network, TapGradient
+from ..errors import OptionError, ShapeError
+from ..images import Picture
+from ..pretrained import Weights
+from .guides import EDGES, LEAST, Region, propagate, regions_of
+from .layers import CONTENT_LAYERS, STYLE_LAYERS, Layers, blend_weights, falling, layer_weights, ratio_of, weight_of
+from .statistics import Cache, Statistics, StyleLoss, blend, checked_loss, measure
+from .terms import Terms
+
+
+@dataclass(frozen=True)
+class _ContentTarget:
+    weight: float
+    features: Any  # P, in the engine's own form
+    norm: float  # sum P^2
+    scale: float
+    M: float
+    guide: Any
+
+
+@dataclass(frozen=True)
+class _StyleTarget:
+    weight: float  # w_l
+    share: float  # of the region
+    loss: StyleLoss
+    scale: float
+    guide: Any
+
+
+class Objective:
+    """Loss and gradient of a picture, given a content and a style picture.
+
+    Parameters
+    ----------
+    weights : Weights
+    content : path, PIL image, or array (H, W, 3) or (H, W, 4) of uint8 or float in [0, 1]
+        Taken at the size it has, which is the size of the pixels. Transparent parts do not enter.
+    style : the same, of any size, or several of them
+    device, dtype, threads
+        See `nstcore.engines.create`; or `engine`, one that exists already.
+    content_layers, style_layers : mapping of layer name to weight w_l, or names alone
+        w_l = 1, or the convention's.
+    style_falloff : float, optional
+        Each deeper style layer weighs 1/style_falloff of what it would; their sum is kept. The convention's, if not
+        given and the layers have no weights of their own.
+    content_weight, style_weight, tv_weight : float, optional
+        The convention's defaults, if not given.
+    convention : {"relative", "gatys2016", "gatys-code", "johnson", "crowson"}
+    style_loss : {"gram", "centred", "mean-std", "w2"}, optional
+        The convention's own, if not given. See `statistics`.
+    style_blend : sequence of float, optional
+        How much each style counts; equally, if not given.
+    regions : sequence of (content mask, style masks)
+        What is styled with what; see `guides.regions_of`. Masks are pictures of any size, white inside.
+    protect : picture, optional
+        A mask: what is white stays as the content is.
+    guide_edges : {"simple", "inside", "all"}
+        How masks come down to the layers; see `guides`.
+    pooling : {"max", "average", "l2"}, optional
+        The weights' own, if not given.
+    statistics : dict, optional
+        Statistics of styles that other objectives have measured; new ones are added to it.
+    network : Network, optional
+        Of another objective with the same engine, weights, layers, pooling and convention, which is then done with.
+
+    Raises
+    ------
+    OptionError, LayerError, ShapeError, PictureError, DeviceError
+        For an option or a picture that cannot be used; one line each.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        content: Picture,
+        style: Picture | Sequence[Picture],
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+        engine: Engine | None = None,
+        content_layers: Layers | None = None,
+        style_layers: Layers | None = None,
+        style_falloff: float | None = None,
+        content_weight: float | None = None,
+        style_weight: float | None = None,
+        tv_weight: float | None = None,
+        convention: str = "relative",
+        style_loss: str | None = None,
+        style_blend: Sequence[float] | None = None,
+        regions: Sequence[tuple[Picture, Sequence[Any]]] = (),
+        protect: Picture | None = None,
+        guide_edges: str = "simple",
+        pooling: str | None = None,
+        statistics: Cache | None = None,
+        network: Network | None = None,
+    ) -> None:
+        self.convention = found = conventions.find(convention)
+        self.style_loss = checked_loss(style_loss, found.style_losses, convention)
+        self.weights = weights
+        self.engine = engine or engines.create(device, dtype, threads)
+        self.content_layers = layer_weights("content_layers", content_layers, CONTENT_LAYERS, 1.0)
+        self.style_layers = layer_weights("style_layers", style_layers, STYLE_LAYERS, found.style_layer_weight)
+        self.content_weight = weight_of("content_weight", content_weight, found.content_weight)
+        self.style_weight = weight_of("style_weight", style_weight, found.style_weight)
+        self.tv_weight = weight_of("tv_weight", tv_weight, found.tv_weight)
+        self.pooling = weights.pooling if pooling is None else pooling
+        self.guide_edges = guide_edges
+        if guide_edges not in EDGES:
+            raise OptionError(f"guide_edges: expected one of {', '.join(EDGES)}, got {guide_edges!r}")
+        if not self.content_weight:
+            self.content_layers = {}
+        if not self.style_weight:
+            self.style_layers = {}
+        wanted = {**self.content_layers, **self.style_layers}
+        for layer in wanted:
+            vgg.find(weights.architecture, layer)
+        taps = [tap for tap in vgg.layers(weights.architecture) if tap in wanted]
+        if not taps:
+            raise OptionError("layers: expected at least one content or style layer with a weight above 0, got none")
+        weighed = isinstance(style_layers, Mapping)
+        self.style_falloff = ratio_of("style_falloff", style_falloff, 1.0 if weighed else found.style_falloff)
+        if self.style_layers:
+            self.style_layers = falling(self.style_layers, self.style_falloff, taps)
+        self.network = network or self.engine.network(self._adapted(weights), taps, self.pooling)
+
+        styles = [images.load(s) for s in images.as_list(style)]
+        if not styles:
+            raise OptionError("style: expected at least one picture, got none")
+        self.style_blend = blend_weights(style_blend, len(styles))
+        picture = images.load(content)
+        self.shape = picture.pixels.shape
+        protected = None if protect is None else images.resize_mask(images.read_mask(protect), self.shape[1:])
+        self._regions = regions_of(
+            regions,
+            self.shape[1:],
+            _product(picture.alpha, None if protected is None else 1 - protected),
+            [s.pixels.shape[1:] for s in styles],
+            [s.alpha for s in styles],
+        )
+        self._content = self._content_targets(picture.pixels, picture.alpha)
+        self._style = self._style_targets([s.pixels for s in styles], {} if statistics is None else statistics)
+        self._protected: Any = None
+        if protected is not None:
+            whole = np.broadcast_to(protected, self.shape)
+            self._protected = self.engine.array(whole * picture.pixels)
+            self._free = self.engine.array(1 - whole)
+            self._composite = self.engine.vectors.empty_like(self._free)
+
+    def _adapted(self, weights: Weights) -> Weights:
+        """The weights with the convention's padding and scaled poolings."""
+        if scale := self.convention.pooling_scales.get(self.pooling):
+            weights = weights.with_pooling_scaled(scale)
+        if self.convention.padding is not None:
+            weights = replace(weights, padding=self.convention.padding)
+        return weights
+
+    # -- targets --------------------------------------------------------------------------------------------------
+
+    def _content_targets(self, pixels: np.ndarray, alpha: np.ndarray | None) -> dict[str, _ContentTarget]:
+        targets: dict[str, _ContentTarget] = {}
+        if not self.content_layers:
+            return targets
+        weights = {} if alpha is None else propagate(alpha, self.network.steps, self.content_layers, self.guide_edges)
+        self.network.forward(self.engine.array(pixels))
+        for tap, weight in self.content_layers.items():
+            w = weights.get(tap)
+            guide = None if w is None else self.network.guide(tap, w)
+            kept = self.network.keep(tap, guide)
+            norm = self.network.squared_norm(kept)
+            M = float(self._positions(tap) if w is None else w.sum(dtype=np.float64))
+            scale = self.convention.content_scale(self._channels(tap), M, norm) if M >= LEAST else 0.0
+            targets[tap] = _ContentTarget(weight, kept, norm, scale, M, guide)
+        return targets
+
+    def _style_targets(self, styles: list[np.ndarray], cache: Cache) -> list[dict[str, _StyleTarget]]:
+        """By region, then by layer."""
+        if not self.style_layers:
+            return [{} for _ in self._regions]
+        targets = []
+        for number, region in enumerate(self._regions, 1):
+            measured = {
+                k: measure(self.network, self.engine, styles[k], guide, self.style_layers, self.guide_edges, cache)
+                for k, guide in region.styles.items()
+                if self.style_blend[k] > 0
+            }
+            found = self._region_targets(region, measured)
+            if not found:
+                raise OptionError(
+                    f"region {number}: expected a layer at which both its masks hold something, got none; widen the "
+                    "masks, or take guide_edges simple"
+                )
+            targets.append(found)
+        return targets
+
+    def _region_targets(self, region: Region, measured: dict[int, dict[str, Statistics]]) -> dict[str, _StyleTarget]:
+        """Targets of the layers at which something of the region is left on the picture and on a style."""
+        taps, found = tuple(self.style_layers), {}
+        weights = None
+        if region.content is not None:
+            weights = propagate(region.content, self.network.steps, taps, self.guide_edges)
+        for tap, weight in self.style_layers.items():
+            parts = {k: statistics[tap] for k, statistics in measured.items() if tap in statistics}
+            w = None if weights is None else weights[tap]
+            M = float(self._positions(tap) if w is None else w.sum(dtype=np.float64))
+            if not parts or M < LEAST:
+                continue
+            loss = StyleLoss(self.style_loss, blend(parts, dict(enumerate(self.style_blend))), self.engine, M)
+            scale = self.convention.style_scale(loss.N, loss.norm)
+            guide = None if w is None else self.network.guide(tap, w)
+            found[tap] = _StyleTarget(weight, region.share, loss, scale, guide)
+        return found
+
+    # -- loss and gradient ----------------------------------------------------------------------------------------
+
+    def __call__(self, pixels: Any) -> tuple[Terms, Any]:
+        """Loss and gradient.
+
+        Parameters
+        ----------
+        pixels : array of shape (3, H, W)
+            RGB in [0, 1], of the content's size; an array of the engine, or NumPy. With `protect`, the free picture z.
+
+        Returns
+        -------
+        terms : Terms
+        gradient : array of shape (3, H, W)
+            d total / d pixels; a buffer of the engine that the next call reuses.
+        """
+        if tuple(pixels.shape) != self.shape:
+            raise ShapeError(f"pixels: expected {self.shape}, the content's (3, H, W), got {tuple(pixels.shape)}")
+        x = self.composed(self.engine.asarray(pixels))
+        self.network.forward(x)
+        terms, gradients = self._losses()
+        gradient = self.network.backward(gradients)
+        tv = 0.0
+        if self.tv_weight > 0:
+            scale = self.convention.tv_scale / math.prod(self.shape)
+            weighted = self.engine.total_variation(x, self.tv_weight * scale, gradient, self.convention.tv_diagonal)
+            tv = weighted / self.tv_weight
+        if self._protected is not None:
+            self.engine.vectors.combine(1.0, gradient, self._free, (), out=gradient)
+        total = terms.total + self.tv_weight * tv
+        return replace(terms, total=total, tv=tv), gradient
+
+    def composed(self, pixels: Any) -> Any:
+        """The picture that the losses see, an array of the engine: with `protect`, the composite with the content."""
+        if self._protected is None:
+            return pixels
+        combine = self.engine.vectors.combine
+        combine(1.0, pixels, self._free, (), out=self._composite)
+        combine(1.0, self._composite, None, (1.0,), self._protected, out=self._composite)
+        return self._composite
+
+    def _losses(self) -> tuple[Terms, dict[str, list[TapGradient]]]:
+        """Content and style terms from the statistics of the last forward, and each tap's gradient as its factors."""
+        network = self.network
+        gradients: dict[str, list[TapGradient]] = {tap: [] for tap in network.taps}
+        content: dict[str, float] = {}
+        style = dict.fromkeys(self.style_layers, 0.0)
+        for targets in self._style:
+            unguided = {tap: a for tap, a in targets.items() if a.guide is None}
+            grams = network.grams(unguided) if unguided else {}
+            for tap, a in targets.items():
+                gram = grams[tap] if a.guide is None else network.gram(tap, a.guide)
+                sums = network.sums(tap, a.guide) if a.loss.needs_sums else None
+                factor = self.style_weight * a.share * a.weight
+                loss, dG, ds = a.loss(gram, sums, factor * a.scale)
+                style[tap] += loss / (self.style_weight * a.weight)
+                gradients[tap].append(TapGradient(dG=self._kept(dG), ds=ds, guide=a.guide))
+        for tap, p in self._content.items():
+            content[tap] = p.scale * network.squared_distance(tap, p.features)
+            scale = self.content_weight * p.weight * p.scale
+            together = next((i for i, g in enumerate(gradients[tap]) if g.guide is None and p.guide is None), None)
+            if together is None:
+                gradients[tap].append(TapGradient(target=p.features, scale=scale, guide=p.guide))
+            else:
+                gradients[tap][together] = replace(gradients[tap][together], target=p.features, scale=scale)
+        content_sum = sum(self._content[tap].weight * v for tap, v in content.items())
+        style_sum = sum(self.style_layers[tap] * v for tap, v in style.items())
+        total = self.content_weight * content_sum + self.style_weight * style_sum
+        return Terms(total, content_sum, style_sum, 0.0, content, style), gradients
+
+    def _kept(self, dG: Any) -> Any:
+        """dG where the next region's Gram matrix does not overwrite it."""
+        if len(self._style) == 1:
+            return dG
+        vectors = self.engine.vectors
+        kept = vectors.empty_like(dG)
+        vectors.copy(dG, out=kept)
+        return kept
+
+    def _channels(self, tap: str) -> int:
+        return vgg.find(self.weights.architecture, tap).out_channels
+
+    def _positions(self, tap: str) -> int:
+        return math.prod(vgg.shape(self.weights.architecture, tap, *self.shape[1:])[1:])
+
+    # -- words ----------------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """The options as they were understood, defaults filled in."""
+        return {
+            "convention": self.convention.name,
+            "content_layers": self.content_layers,
+            "style_layers": self.style_layers,
+            "style_loss": self.style_loss,
+            "style_blend": list(self.style_blend),
+            "content_weight": self.content_weight,
+            "style_weight": self.style_weight,
+            "tv_weight": self.tv_weight,
+            "guide_edges": self.guide_edges,
+            "pooling": self.pooling,
+        }
+
+    def equivalent(self, convention: str) -> dict[str, Any] | None:
+        """The weights that make another convention compute this very objective, for these pictures.
+
+        Returns
+        -------
+        options : dict, or None
+            `convention`, `content_weight`, `style_weight`, `tv_weight`, `content_layers`, `style_layers`: what to pass
+            to `Objective` (or on the command line). Layer weights are relative to the first layer's default. None where
+            no weights do: the other convention has another style loss, network or total variation, or there are several
+            regions.
+        """
+        mine, other = self.convention, conventions.find(convention)
+        same_network = mine.padding == other.padding and mine.pooling_scales == other.pooling_scales
+        same_tv = (mine.tv_scale, mine.tv_diagonal) == (other.tv_scale, other.tv_diagonal)
+        if self.style_loss not in other.style_losses or not (same_network and same_tv) or len(self._style) > 1:
+            return None
+        content = {
+            tap: self.content_weight * p.weight * p.scale / other.content_scale(self._channels(tap), p.M, p.norm)
+            for tap, p in self._content.items()
+        }
+        style = {
+            tap: self.style_weight * a.weight * a.scale / other.style_scale(a.loss.N, a.loss.norm)
+            for tap, a in self._style[0].items()
+        }
+        content_weight = next(iter(content.values()), 0.0)
+        style_weight = next(iter(style.values()), 0.0) / other.style_layer_weight
+        return {
+            "convention": convention,
+            "style_loss": self.style_loss,
+            "content_weight": content_weight,
+            "style_weight": style_weight,
+            "tv_weight": self.tv_weight,
+            "content_layers": {tap: w / content_weight for tap, w in content.items()},
+            "style_layers": {tap: w / style_weight for tap, w in style.items()},
+        }
+
+
+def _product(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a * b
