@@ -139,7 +139,7 @@ setup(
     packages=[*find_packages(include=["nstcore", "nstcore.*"]), *DATA],
     package_dir=DATA,
     package_data={
-        "nstcore": ["py.typed", "examples/*"],
+        "nstcore": ["py.typed", "examples/*", "recipes/*.toml"],
         "nstcore._cuda_on_cpu": ["*.md", "*.h"],
         "nstcore._kernels": ["*.md", "cpu/*.[ch]", "cuda/*.cuh", "cuda/*/*.cu", "cuda/*/*.cuh"],
         "nstcore._weights": ["*.md", "*.h5", "*.toml"],

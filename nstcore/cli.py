@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import run, weights
+from .commands import rerun, run, sweep, weights
 from .errors import INTERRUPTED, NstcoreError
 from .version import __version__
 
-COMMANDS = (run, weights)
+COMMANDS = (run, rerun, sweep, weights)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted before there was anything to keep")
         return INTERRUPTED
     except MemoryError:
-        _say("not enough memory; take a smaller --size")
+        _say("not enough memory; take a smaller --size, or --fit")
         return 1
     except BrokenPipeError:
         # The reader of our output has gone (a pager, head): nothing more can be said, not even at exit

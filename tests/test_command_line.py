@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, smooth_picture
 
 from nstcore import cli, images
+from nstcore.commands.progress import Progress
 
 QUICK = ("--size", "32", "--iterations", "2", "--weights", "builtin")
 
@@ -105,21 +106,21 @@ BAD = {
     "a layer beyond the weights": (["CONTENT", "STYLE", "--style-layers", "relu5_4"], "relu5_4"),
     "an empty layer": (["CONTENT", "STYLE", "--style-layers", "relu1_1,,"], "--style-layers"),
     "a layer weight that is no number": (["CONTENT", "STYLE", "--content-layers", "relu1_1=x"], "--content-layers"),
-    "size 0": (["CONTENT", "STYLE", "--size", "0"], "size"),
+    "size 0": (["CONTENT", "STYLE", "--size", "0"], "--size"),
     "size 15": (["CONTENT", "STYLE", "--size", "15"], "16x16"),
     "a size that is no number": (["CONTENT", "STYLE", "--size", "big"], "--size"),
-    "negative weight": (["CONTENT", "STYLE", "--style-weight", "-1"], "style_weight"),
-    "a weight that is nan": (["CONTENT", "STYLE", "--content-weight", "nan"], "content_weight"),
-    "no iterations": (["CONTENT", "STYLE", "--iterations", "0"], "iterations"),
+    "negative weight": (["CONTENT", "STYLE", "--style-weight", "-1"], "--style-weight"),
+    "a weight that is nan": (["CONTENT", "STYLE", "--content-weight", "nan"], "--content-weight"),
+    "no iterations": (["CONTENT", "STYLE", "--iterations", "0"], "--iterations"),
     "unknown convention": (["CONTENT", "STYLE", "--convention", "gatys"], "gatys2016"),
     "unknown pooling": (["CONTENT", "STYLE", "--pooling", "min"], "max, average, l2"),
     "unknown optimizer": (["CONTENT", "STYLE", "--optimizer", "sgd"], "adam, lbfgs"),
     "unknown device": (["CONTENT", "STYLE", "--device", "tpu"], "auto, cpu, cuda"),
     "unknown precision": (["CONTENT", "STYLE", "--precision", "int8"], "float32"),
-    "unknown init": (["CONTENT", "STYLE", "--init", "blue"], "init"),
-    "negative learning rate": (["CONTENT", "STYLE", "--learning-rate", "-1"], "learning_rate"),
-    "history 0": (["CONTENT", "STYLE", "--optimizer", "lbfgs", "--history", "0"], "history"),
-    "no threads": (["CONTENT", "STYLE", "--threads", "0"], "threads"),
+    "unknown init": (["CONTENT", "STYLE", "--init", "blue"], "--init"),
+    "negative learning rate": (["CONTENT", "STYLE", "--learning-rate", "-1"], "--learning-rate"),
+    "history 0": (["CONTENT", "STYLE", "--optimizer", "lbfgs", "--history", "0"], "--history"),
+    "no threads": (["CONTENT", "STYLE", "--threads", "0"], "--threads"),
     "save every 0": (["CONTENT", "STYLE", "--save-every", "0"], "--save-every"),
     "a folder that is missing": (["CONTENT", "STYLE", "-o", "missing/out.png"], "missing"),
     "an output that is a folder": (["CONTENT", "STYLE", "-o", "folder.png"], "folder"),
@@ -235,10 +236,25 @@ def test_help_answers_at_once(arguments):
     assert min(times) < 0.4
 
 
-def test_help_names_every_option_with_its_default():
-    text = " ".join(nst("run", "--help", COLUMNS="200").stdout.split())
-    for option in cli.parser()._subparsers._group_actions[0].choices["run"]._actions:
-        if option.option_strings and option.option_strings[-1] not in ("--help", "--quiet", "--equivalents"):
-            assert option.help, option
-            assert "default" in option.help or option.option_strings[-1] == "--save-every", option.option_strings
-            assert option.option_strings[-1] in text
+def test_jpeg_says_once_that_it_has_no_transparency(pair, tmp_path, capsys):
+    shallow = ("--content-layers", "relu2_1", "--style-layers", "relu1_1")
+    opaque = images.as_pixels(pair[0])
+    for name in ("a.png", "b.png"):
+        images.write_picture(tmp_path / name, opaque, alpha=np.linspace(0, 1, 2000).reshape(40, 50))
+    jobs = '[[grid]]\ncontents = ["a.png", "b.png"]\nstyles = "pictures/style.png"\noutput = "{content}.jpg"\n'
+    (tmp_path / "jobs.toml").write_text(jobs)
+    assert cli.main(["run", "--jobs", str(tmp_path / "jobs.toml"), *QUICK, *shallow]) == 0
+    assert capsys.readouterr().err.count("JPEG has no transparency") == 1
+    assert (
+        cli.main(["run", str(tmp_path / "a.png"), str(pair[1]), "-o", str(tmp_path / "a.webp"), *QUICK, *shallow]) == 0
+    )
+    assert "transparency" not in capsys.readouterr().err
+    assert images.load(tmp_path / "a.webp").alpha is not None
+
+
+def test_the_time_left_follows_the_share_of_the_work(monkeypatch, capsys):
+    for share, left in ((0.25, "00:00:30"), (None, "00:00:10")):
+        monkeypatch.setattr("time.monotonic", iter([100.0, 110.0]).__next__)  # 10 s for the first half of the count
+        with Progress("it") as progress:
+            progress(5, 10, share=share)
+        assert capsys.readouterr().err == f"5/10, {left} left\n"

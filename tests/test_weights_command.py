@@ -14,9 +14,9 @@ from conftest import random_weights
 from weights_files import refused, write_keras
 
 from nstcore import vgg
-from nstcore.commands import run as run_command
 from nstcore.commands import weights as command
 from nstcore.commands.progress import Progress
+from nstcore.commands.studio import Studio
 from nstcore.errors import OptionError, OutputError, WeightsError
 from nstcore.pretrained import (
     builtin_notice,
@@ -349,7 +349,9 @@ def load_for_run(
             raise WeightsError("the server answered 404 Not Found")
 
     monkeypatch.setattr(download, "fetch", fetch)
-    run_command._load_weights(argparse.Namespace(weights=weights, offline=offline, quiet=True), said.append)
+    studio = Studio(quiet=False)
+    monkeypatch.setattr(studio, "say", said.append)
+    studio.weights(weights, offline)
     return fetched, said
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError, OutputError, PictureError
 from .progress import Progress
-from .run import EXAMPLES
+from .studio import EXAMPLES
 
 if TYPE_CHECKING:
     from ..normalize import Normalized

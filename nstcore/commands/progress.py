@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _LINES = 10  # in all, where there is no terminal
 _BYTES_A_LINE = 50_000_000  # where nobody knows how many there will be
+_SHARES = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
 
 
 class Progress:
@@ -41,18 +42,26 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """`done` of `total` so far, with what else there is to say."""
+    def __call__(self, done: int, total: int | None, note: str = "", share: float | None = None) -> None:
+        """`done` of `total` so far, with what else there is to say; `share` of the work, from 0 to 1, where not all
+        that is counted takes the same time."""
         if self._quiet:
             return
         if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = self._new_bar(done, total)
-            self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update(done - self._bar.n)
+            self._show(done, total, note, share)
         elif done >= self._next or done == total:
             self._next = done + (max(1, total // _LINES) if total else _BYTES_A_LINE)
-            self.say(f"{self._name}{': ' if self._name else ''}{self._amount(done, total)}{note and ': ' + note}")
+            amount = self._amount(done, total, share)
+            self.say(f"{self._name}{': ' if self._name else ''}{amount}{note and ': ' + note}")
+
+    def _show(self, done: int, total: int | None, note: str, share: float | None) -> None:
+        """On a terminal: the bar, with the share of the work instead of the count where that is known."""
+        if self._bar is None:
+            self._bar = self._new_bar(done, total) if share is None else self._new_bar(share, 1.0, _SHARES)
+        if share is not None:
+            note = f"{done}/{total}, {note}"
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update((done if share is None else share) - self._bar.n)
 
     def say(self, line: str) -> None:
         """A line of its own, which leaves the bar whole."""
@@ -61,7 +70,7 @@ class Progress:
         elif not self._quiet:
             print(line, file=sys.stderr, flush=True)
 
-    def _new_bar(self, done: int, total: int | None) -> Any:
+    def _new_bar(self, done: float, total: float | None, form: str | None = None) -> Any:
         from tqdm import tqdm
 
         # A terminal that does not know its size (some serial and container ones) would get no bar at all
@@ -75,25 +84,27 @@ class Progress:
             unit=self._unit,
             unit_scale=scale,
             dynamic_ncols=not size,
+            bar_format=form,
             **size,
         )
 
-    def _amount(self, done: int, total: int | None) -> str:
+    def _amount(self, done: int, total: int | None, share: float | None) -> str:
         if self._unit == "B":
             amount = f"{done / 1e6:.1f}{f' of {total / 1e6:.1f}' if total else ''} MB"
         else:
             amount = f"{done}/{total}{'' if self._unit == 'it' else f' {self._unit}s'}"
         if not total or not 0 < done < total:
             return amount
-        seconds = (time.monotonic() - self._begin) / done * (total - done)
+        share = share or done / total
+        seconds = (time.monotonic() - self._begin) * (1 - share) / share
         return f"{amount}, {time.strftime('%H:%M:%S', time.gmtime(seconds))} left"
 
 
 def show_step(progress: Progress, step: Step) -> None:
     """One evaluation of a transfer, with its losses."""
     t = step.terms
-    note = f"loss {t.total:.4g}, content {t.content:.4g}, style {t.style:.4g}, tv {t.tv:.2g}"
-    progress(step.iteration, step.iterations, note)
+    note = f"loss {t.total:.4g}, content {t.content:.4g}, style {t.style:.4g}, tv {t.tv:.2g}, {step.size} px"
+    progress(step.iteration, step.iterations, note, step.share)
 
 
 def _knows_its_size() -> bool:
