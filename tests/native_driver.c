@@ -5,6 +5,7 @@
 #include "nst.h"
 #include "team.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,28 +46,37 @@ static void convolution(nst_team *team, long C, long K, long H, long W, int repl
 {
     const int threads = nst_team_threads(team);
     const long below = C * H * W, above = K * H * W, pooled = K * (H / 2) * (W / 2);
-    float *w = floats(9 * C * K), *bias = floats(K), *x = floats(below), *target = floats(below), *dG = floats(C * C);
+    float *filters = floats(9 * C * K), *bias = floats(K), *x = floats(below), *target = floats(below), *dG = floats(C * C);
     float *linear = floats(above), *y = floats(above), *small = floats(pooled), *S = floats(C * C), *G = floats(C * C);
 
-    nst_conv forward = {C, K, H, W, replicate, pack(team, w, K, C, 0, nst_transformed(C, K)), NULL};
+    nst_conv forward = {C, K, H, W, replicate, pack(team, filters, K, C, 0, nst_transformed(C, K)), NULL};
     nst_conv_forward(team, &forward, x, bias, linear, y, small, pooling, floats(nst_conv_work(&forward, 0, threads)));
     add_floats(linear, above);
     add_floats(small, pooled);
 
     nst_gram(team, x, C, H * W, G, floats(nst_gram_work(C)));
     add_floats(G, C * C);
-    double losses[2] = {nst_squared_distance(team, x, target, below),
+    float *w = floats(H * W), *guided = floats(below), *ds = floats(C);
+    double losses[3] = {nst_squared_distance(team, x, target, NULL, C, H * W),
+                        nst_squared_distance(team, x, target, w, C, H * W),
                         nst_style(team, G, (double)(H * W), dG, 5, 0.1, C, G)};
     add(losses, (long)sizeof losses);
+    double sums[2][512];
+    nst_sums(team, x, NULL, C, H * W, sums[0]);
+    nst_sums(team, x, w, C, H * W, sums[1]);
+    for (int i = 0; i < 2; i++) add(sums[i], C * (long)sizeof **sums);
+    nst_weigh(team, x, w, C, H * W, guided);
+    add_floats(guided, below);
 
     nst_pool_backward(team, pooling, small, y, K, H, W, NULL, floats(nst_pool_work(K, W, threads)));
     add_floats(y, above);
     nst_pack_style(team, dG, C, S);
-    nst_tap tap = {S, target, 0.5f};
-    nst_tap_gradient(team, x, target, 1, 1, C, H * W, &tap, floats(nst_tap_work(C, threads)));
-    add_floats(target, below);
-    nst_conv backward = {K, C, H, W, replicate, pack(team, w, C, K, 1, nst_transformed(K, C)), NULL};
-    if (replicate) backward.plain = pack(team, w, C, K, 1, 0);
+    nst_tap tap = {S, target, 0.5f, ds, NULL};
+    nst_tap_gradient(team, x, w, guided, 1, 1, C, H * W, &tap, floats(nst_tap_work(C, threads)));
+    add_floats(guided, below);
+    tap.extra = guided;
+    nst_conv backward = {K, C, H, W, replicate, pack(team, filters, C, K, 1, nst_transformed(K, C)), NULL};
+    if (replicate) backward.plain = pack(team, filters, C, K, 1, 0);
     nst_conv_backward(team, &backward, y, x, 1, &tap, floats(nst_conv_work(&backward, 1, threads)));
     add_floats(x, below);
 }
@@ -82,7 +92,7 @@ static void first(nst_team *team, long K, long H, long W, int replicate)
     nst_prepare(team, &c, pixels, planes);
     nst_first_forward(team, &c, planes, forward, bias, linear, y);
     nst_first_backward(team, &c, y, backward, gradient, floats(nst_first_work(&c, nst_team_threads(team))));
-    double loss = nst_total_variation(team, pixels, 3, H, W, 0.5, gradient);
+    double loss = nst_total_variation(team, pixels, 3, H, W, 0.5, 0.5, gradient);
     add_floats(y, K * H * W);
     add_floats(gradient, 3 * H * W);
     add(&loss, (long)sizeof loss);

@@ -6,7 +6,7 @@ book has nine products, one per tap, and adds them up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -83,7 +83,7 @@ class Im2colNetwork(ReferenceNetwork):
         with mock.patch.object(ops, "conv_forward", im2col_forward):
             super().forward(pixels, decisions)
 
-    def backward(self, gradients: Mapping[str, TapGradient]) -> Any:
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Any:
         with mock.patch.object(ops, "conv_backward", im2col_backward):
             return super().backward(gradients)
 
