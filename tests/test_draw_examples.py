@@ -4,6 +4,7 @@ import draw_examples
 import numpy as np
 import pytest
 from conftest import ROOT
+from examples import content
 from PIL import Image
 
 SHIPPED = {"content": (768, 512), "style": (640, 512)}
@@ -47,6 +48,16 @@ def test_the_shipped_picture_is_what_the_script_draws_only_larger(small, name):
         reduced = np.asarray(image.resize((16, 16), Image.Resampling.BOX), float)
     drawn = np.asarray(Image.fromarray(small[name]).resize((16, 16), Image.Resampling.BOX), float)
     assert np.corrcoef(reduced.ravel(), drawn.ravel())[0, 1] > 0.9
+
+
+def test_the_sky_is_above_and_the_shipped_mask_is_what_the_script_draws():
+    sky = content.sky(SCALE)
+    assert sky[0].mean() > 250
+    assert not sky[-1].any()
+    with Image.open(ROOT / "nstcore" / "examples" / "sky.png") as image:
+        assert (image.size, image.mode) == (SHIPPED["content"], "L")
+        reduced = np.asarray(image.resize(sky.shape[::-1], Image.Resampling.BOX), float)
+    assert np.abs(reduced - sky).mean() < 8
 
 
 def test_a_scale_out_of_range_is_refused_in_one_line(capsys):

@@ -46,16 +46,11 @@ def value(f):
 # crowson's network and losses have tests of their own: test_objective_style.py
 GRAM_CONVENTIONS = [name for name, c in CONVENTIONS.items() if "gram" in c.style_losses]
 EVERY = list(itertools.product(GRAM_CONVENTIONS, ops.POOLINGS, LAYERS))
+# One in four, so chosen that every pair of options occurs
+CASES = [case for i, case in enumerate(EVERY) if i % 4 == (i // 4 % 3 + i // 12) % 4]
 
 
-@pytest.mark.parametrize(
-    ("convention", "pooling", "kind"),
-    # One in four, so chosen that every pair of options occurs, at once; the rest among the slow tests
-    [
-        pytest.param(*case, marks=[] if i % 4 == (i // 4 % 3 + i // 12) % 4 else pytest.mark.slow)
-        for i, case in enumerate(EVERY)
-    ],
-)
+@pytest.mark.parametrize(("convention", "pooling", "kind"), CASES)
 def test_the_gradient_of_the_whole_objective_is_right(random_vgg19, convention, pooling, kind):
     f = objective(random_vgg19, convention=convention, pooling=pooling, **LAYERS[kind])
     terms, gradient = f(PIXELS)

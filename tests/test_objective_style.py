@@ -256,6 +256,19 @@ def test_statistics_of_a_style_are_measured_once(weights, monkeypatch):
     assert len(cache) == 2
 
 
+def test_a_cache_of_statistics_forgets_what_was_not_used_for_longest(weights, monkeypatch):
+    monkeypatch.setattr("nstcore.objective.statistics.REMEMBERED", 2)
+    cache: dict = {}
+    for style in (STYLE, OTHER):
+        objective(weights, statistics=cache, style=style)
+    first, second = cache
+    objective(weights, statistics=cache, style=STYLE)
+    objective(weights, statistics=cache, style=CONTENT)
+    assert first in cache
+    assert second not in cache
+    assert len(cache) == 2
+
+
 def test_the_falloff_keeps_the_sum_of_the_weights(weights):
     found = objective(weights, style_falloff=4.0).style_layers
     assert sum(found.values()) == pytest.approx(3)

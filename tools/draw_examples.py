@@ -1,10 +1,10 @@
-"""Draw the example pair that ships with nstcore: a town on a river (content) and an oil painting (style).
+"""Draw the example pair that ships with nstcore: a town on a river (content) and an oil painting (style), and a mask.
 
     python tools/draw_examples.py [--out FOLDER] [--scale S]
 
 Both pictures are computed from formulas and fixed seeds: no file is read, and nobody else holds rights in them. The
 content picture is rendered in three dimensions (tools/examples/content.py), the style picture painted stroke by stroke
-(tools/examples/style.py).
+(tools/examples/style.py). sky.png is white where the content picture shows the sky.
 """
 
 import argparse
@@ -18,7 +18,7 @@ QUALITY = 92
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw both pictures and say where they are."""
+    """Draw the pictures and say where they are."""
     parser = argparse.ArgumentParser(description="Draw the example pair that ships with nstcore.")
     parser.add_argument("--out", type=Path, default=SHIPPED, metavar="FOLDER", help="default: nstcore/examples")
     parser.add_argument("--scale", type=float, default=1.0, metavar="S", help="1: 768 x 512 and 640 x 512")
@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
         image = Image.fromarray(picture.draw(options.scale))
         image.save(path, quality=QUALITY, optimize=True)
         print(f"{path}: {image.width} x {image.height}, {path.stat().st_size // 1024} KB")
+    path = options.out / "sky.png"
+    Image.fromarray(content.sky(options.scale)).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KB")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from examples.landmarks import bridge, church, gate_tower, keep, lamp
 from examples.light import TO_SUN, Shadows, develop, shade, water
 from examples.noise import shrink
 from examples.planting import crown, poplar, rowing_boat, sailing_boat, tree
-from examples.render import Eye, Scene, Sun, rasterise
+from examples.render import NOTHING, Eye, Scene, Sun, rasterise
 from examples.solids import Frame
 
 SIZE = 768, 512
@@ -148,3 +148,20 @@ def draw(scale: float = 1.0, supersampling: int = 3) -> np.ndarray:
     wet = (eye.rays()[1] < 0) & (1 / distance > nearness)
     image[wet] = river[wet]
     return develop(shrink(image, supersampling), np.random.default_rng(SEED))
+
+
+def sky(scale: float = 1.0, supersampling: int = 3) -> np.ndarray:
+    """A mask of the sky: white where the picture shows nothing else.
+
+    Returns
+    -------
+    ndarray of shape (512 * scale, 768 * scale), uint8
+        Grey along edges: the share of a pixel.
+    """
+    width, height = (max(16, round(side * scale)) for side in SIZE)
+    eye = Eye(EYE, width * supersampling, height * supersampling, FOCAL, HORIZON)
+    _, index = rasterise(build(), eye)
+    above = (index == NOTHING) & (eye.rays()[1] >= 0)
+    return np.rint(
+        255 * shrink(np.repeat(above[..., None], 3, axis=2).astype(np.float32), supersampling)[..., 0]
+    ).astype(np.uint8)
