@@ -331,7 +331,10 @@ def _is_word(mask: Any) -> bool:
 def _named(picture: Picture) -> dict[str, str]:
     """What a picture was: a file by name and hash, anything else by the hash of its pixels."""
     if isinstance(picture, str | Path):
-        path = Path(picture)
-        images.read_picture(path)  # the message of a file that cannot be read
-        return {"file": str(picture), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        try:
+            content = Path(picture).read_bytes()
+        except OSError:
+            images.read_picture(picture)  # says why it cannot be read
+            raise
+        return {"file": str(picture), "sha256": hashlib.sha256(content).hexdigest()}
     return {"pixels_sha256": hashlib.sha256(images.as_pixels(picture).tobytes()).hexdigest()}
