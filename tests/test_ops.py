@@ -118,6 +118,11 @@ CASES = {
         lambda: ops.preprocess_backward(upstream(X), *PRE),
         X,
     ),
+    "block_mean_backward": (
+        through(lambda x: ops.block_mean_forward(x, 4)),
+        lambda: ops.block_mean_backward(upstream(ops.block_mean_forward(X, 4)), 4, X.shape),
+        X,
+    ),
     **STATISTICS,
 }
 

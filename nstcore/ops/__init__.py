@@ -5,6 +5,7 @@ its equation and returns a new array; the backward pass takes the upstream gradi
 """
 
 from .bias import bias_backward, bias_forward
+from .block_mean import block_mean_backward, block_mean_forward
 from .content_loss import content_backward, content_forward
 from .conv import PADDINGS, conv_backward, conv_backward_filters, conv_forward
 from .covariance import covariance_backward, covariance_forward
@@ -39,6 +40,8 @@ __all__ = [
     "average_pool_forward",
     "bias_backward",
     "bias_forward",
+    "block_mean_backward",
+    "block_mean_forward",
     "centred_backward",
     "centred_forward",
     "content_backward",

@@ -14,7 +14,7 @@ from importlib import import_module
 from . import source
 from .precision import Precision
 
-MODULES = ("conv", "gram", "pool", "pixels", "losses", "moments", "vectors")
+MODULES = ("conv", "gram", "pool", "pixels", "block_mean", "losses", "moments", "vectors")
 
 
 @dataclass(frozen=True)
