@@ -210,3 +210,29 @@ def test_a_state_of_another_shape_is_refused_in_one_line_and_left_as_it_was():
             minimize(lambda x: (0.0, x), x, max_evaluations=5, state=state)
         assert "\n" not in str(caught.value)
     assert len(pairs.pairs) == 2
+
+
+# -- taken while a run goes on ----------------------------------------------------------------------------------------
+
+
+@each_vectors
+@each_bounds
+@pytest.mark.parametrize("minimize", [minimize_adam, minimize_lbfgs])
+def test_what_a_callback_copies_goes_on_bit_for_bit_as_the_run_itself(minimize, bounds, make):
+    copies, whole, rest = [], Trace(), Trace()
+
+    def copying(state):
+        whole(state)
+        if state.iterations == 12:
+            kept = state.state.map(np.copy, np.copy)
+            if minimize is minimize_lbfgs:
+                kept.first_norm, kept.flat = state.state.first_norm, state.state.flat
+            copies.append((state.x.copy(), kept, state.evaluations))
+
+    options = {"bounds": bounds, "vectors": make()}
+    end = minimize(valley, start(), max_evaluations=60, callback=copying, **options)
+    (x, state, evaluations), *_ = copies
+    last = minimize(valley, x, max_evaluations=61 - evaluations, state=state, callback=rest, **options)
+    same(whole[12:], rest)
+    assert (last.status, last.converged) == (end.status, end.converged)
+    np.testing.assert_array_equal(last.x, end.x)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import OptionError, RunError
+from ..errors import NotFinite, OptionError
 from .problem import Function, checked_bounds, checked_count, checked_gradient
 from .result import Callback, Minimum, State
 from .states import AdamState, checked_state
@@ -88,8 +88,8 @@ def minimize_adam(
         If an option is out of its range.
     ShapeError
         If the gradient or the state does not have the shape of `x0`.
-    RunError
-        If f returns a loss that is not finite.
+    NotFinite
+        If f returns a loss that is not finite. A gradient that is not shows in the next loss.
 
     References
     ----------
@@ -119,12 +119,12 @@ def minimize_adam(
         evaluations += 1
         loss, g = float(loss), checked_gradient(gradient, x)
         if not math.isfinite(loss):
-            raise RunError(
+            raise NotFinite(
                 f"the loss became {loss} at evaluation {evaluations}: expected a finite number; lower the learning "
                 f"rate ({learning_rate}) or the weights of the losses"
             )
         step = learning_rate if updates else 0.0
-        stop = callback is not None and callback(State(evaluations, updates, loss, x, step)) is True
+        stop = callback is not None and callback(State(evaluations, updates, loss, x, step, state=state)) is True
         if stop or evaluations == max_evaluations:
             status = "stopped by the callback" if stop else "the evaluation limit was reached"
             return Minimum(x, loss, evaluations, updates, status, converged=False, state=state)

@@ -34,7 +34,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..errors import OptionError, RunError
+from ..errors import NotFinite, OptionError
 from .line_search import FAILED, Search, strong_wolfe
 from .pairs import Pairs
 from .problem import Function, checked_bounds, checked_count, checked_gradient
@@ -69,9 +69,7 @@ def minimize_lbfgs(
     A run may be cut in two: `minimize_lbfgs(f, end.x, state=end.state, ...)` goes on from where `end` came from. The
     cut costs one evaluation, as that of the last x is made again at the start of the second run; otherwise the iterates
     are those of one run, bit for bit, if the first one ended between two steps (by the callback). Where the evaluation
-    limit ended it, its last line search may have been cut short. Not carried over are the gradient that
-    `tolerance_gradient` refers to, which is that of the new start, and how many iterations there were without any
-    decrease, which is counted anew.
+    limit ended it, its last line search may have been cut short.
 
     Buffers: 2 * `history` + 6 arrays like `x0`, less those that the state brings, and one more with bounds, allocated
     before the first evaluation.
@@ -92,7 +90,7 @@ def minimize_lbfgs(
         Of the Wolfe conditions, 0 < c1 < c2 < 1: sufficient decrease, and how much of the slope may be left.
     tolerance_gradient : float
         Converged when the largest absolute element of the gradient (without the held elements) is at most this part of
-        what it was at x0.
+        what it was at x0, or where the state's first run began.
     state : LBFGSState, optional
         Go on with the pairs of an earlier run, the newest `history` of them. It is updated in place; its arrays are the
         run's own from then on.
@@ -112,7 +110,7 @@ def minimize_lbfgs(
         If an option is out of its range.
     ShapeError
         If the gradient or the state does not have the shape of `x0`.
-    RunError
+    NotFinite
         If the loss or the gradient is not finite at `x0`. Elsewhere the line search steps back from such points.
     """
     checked_count("max_evaluations", max_evaluations)
@@ -128,25 +126,28 @@ def minimize_lbfgs(
     memory = LBFGSState() if state is None else state
     pairs = Pairs(vectors, x0, history, memory)
     run.start()
-    first_norm = norm = run.gradient_norm()
-    iterations = flat = 0
+    norm = run.gradient_norm()
+    if memory.first_norm is None:
+        memory.first_norm = norm
+    iterations = 0
     step, search = 0.0, None
     while True:
-        seen = State(run.evaluations, iterations, run.loss, run.x, step, norm, search)
-        converged = norm <= tolerance_gradient * first_norm
+        now = LBFGSState(pairs.arrays(), memory.first_norm, memory.flat)
+        seen = State(run.evaluations, iterations, run.loss, run.x, step, norm, search, now)
+        converged = norm <= tolerance_gradient * memory.first_norm
         if callback is not None and callback(seen) is True:
             status = "stopped by the callback"
         elif converged:
             status = "converged: the gradient is below its tolerance"
         elif run.evaluations >= max_evaluations:
             status = "the evaluation limit was reached"
-        elif flat == _FLAT:
+        elif memory.flat == _FLAT:
             status = f"the loss has not fallen for {_FLAT} iterations"
         else:
             search = _iterate(run, pairs, max_evaluations, c1, c2)
             if search is not None:
                 iterations, step = iterations + 1, search.step
-                flat = flat + 1 if search.phi == search.phi0 else 0
+                memory.flat = memory.flat + 1 if search.phi == search.phi0 else 0
                 norm = run.gradient_norm()
                 continue
             if run.evaluations >= max_evaluations:
@@ -208,7 +209,7 @@ class _Run:
         """Evaluate the starting point."""
         self.loss = self._evaluate(self.x, self.g)
         if not (math.isfinite(self.loss) and math.isfinite(self.vectors.max_abs(self.g))):
-            raise RunError(
+            raise NotFinite(
                 f"the starting point: expected a finite loss and gradient, got the loss {self.loss}; "
                 "start from another point or lower the weights of the losses"
             )

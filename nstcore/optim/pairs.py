@@ -90,9 +90,13 @@ class Pairs:
         self._spare += self._kept
         self._kept = []
 
+    def arrays(self) -> list[tuple[Any, Any]]:
+        """(s, y) of every pair, oldest first: the arrays themselves."""
+        return [(pair.s, pair.y) for pair in self._kept]
+
     def give_back(self, state: LBFGSState) -> None:
         """Hand the pairs over to `state`; there are none here any more, and no place for new ones."""
-        state.pairs[:] = [(pair.s, pair.y) for pair in self._kept]
+        state.pairs[:] = self.arrays()
         self._kept, self._spare = [], []
 
     def add(self, x: Any, g: Any, x_next: Any, g_next: Any) -> bool:

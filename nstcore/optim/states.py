@@ -68,12 +68,18 @@ class LBFGSState:
     pairs : list of (array, array)
         (s, y) of the steps remembered, oldest first; arrays like x. A run takes the arrays over, and the list is empty
         while it lasts; it is filled again when the run returns.
+    first_norm : float or None
+        Largest absolute element of the gradient where it all began; None: that of the next start.
+    flat : int
+        Iterations so far without any decrease of the loss.
     """
 
     pairs: list[tuple[Any, Any]] = field(default_factory=list, repr=False)
+    first_norm: float | None = None
+    flat: int = 0
 
     def map(self, first: Callable[[Any], Any], second: Callable[[Any], Any]) -> LBFGSState:
-        """A new state with first(s) and second(y) of every pair.
+        """A new state with first(s) and second(y) of every pair, for another function: it begins there.
 
         Both functions return arrays of their own, which the next run may overwrite. Pairs that the functions have left
         without positive curvature, s'y > 0, are passed over by the next run.
