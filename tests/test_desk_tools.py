@@ -66,7 +66,7 @@ def test_looks_are_compared_at_one_size(weights, monkeypatch):  # noqa: F811
     monkeypatch.setattr(compare_ladder, "stylize", lambda *a, **o: stylize(*a, **o | layers))
     objective = compare_ladder.Objective
     monkeypatch.setattr(compare_ladder, "Objective", lambda *a, **o: objective(*a, **o | layers))
-    small, large, between = compare_ladder.looks((CONTENT, STYLE), weights, engines.create("cpu"), 20, "off")
+    small, large, between = compare_ladder.looks((CONTENT, STYLE), weights, engines.create("cpu"), 20, ladder="off")
     assert 0 < small.style < 1
     assert 0 < between.style < large.style + small.style + 1
     assert list(small.style_layers) == list(SMALL["style_layers"])

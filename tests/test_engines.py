@@ -17,7 +17,7 @@ from nstcore.engines.cpu.team import Team
 from nstcore.engines.cpu.winograd import FREQUENCIES, WinogradConv, plan_scratch, rotate_filters, transform_filters
 from nstcore.engines.cuda.precision import PRECISIONS
 from nstcore.errors import DeviceError, LayerError, OptionError, ShapeError
-from nstcore.ops import conv_backward, conv_forward
+from nstcore.ops import block_mean_backward, block_mean_forward, conv_backward, conv_forward
 
 # Rounding one number to an element of the precision
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53} | {p.name: p.unit for p in PRECISIONS.values()}
@@ -169,7 +169,26 @@ def test_a_guide_costs_memory_only_where_there_is_one(kernels):
     assert relative_error(network.gram("relu2_1", everywhere), G) <= 1e-6
     assert relative_error(network.sums("relu2_1", everywhere), s) <= 1e-6
     extra = 0 if kernels == library.NUMPY else network.features("relu2_1").nbytes
-    assert network.bytes(40, 48) == without + extra
+    assert network.bytes(40, 48, ["relu2_1"]) == without + extra
+
+
+@pytest.mark.parametrize("k", [1, 4, 50])
+@each_machine
+def test_block_means_and_their_gradient_are_the_books(device, dtype, kernels, features, gradients, k):
+    engine = engines.create(device, dtype)
+    x, before = pixels_of(37, 42), pixels_of(37, 42, seed=1) - 0.5
+    y, gradient = engine.block_mean(engine.array(x), k), engine.array(before)
+    small = engine.numpy(y)
+    engine.add_block_mean_gradient(y, k, gradient)
+    found = engine.numpy(gradient)
+    assert small.dtype == found.dtype == engine.dtype
+    # Pixels are float32 or float64 in every precision; a sum of k rows of k has at most 2 k roundings
+    unit, wide = UNIT[engine.dtype.name], x.astype(np.float64)
+    means = block_mean_forward(wide, k)
+    assert small.shape == means.shape
+    assert np.all(np.abs(small - means) <= 2.01 * k * unit * block_mean_forward(np.abs(wide), k))
+    added = block_mean_backward(small.astype(np.float64), k, x.shape)
+    assert np.all(np.abs(found - (before + added)) <= 1.01 * unit * (2 * np.abs(added) + np.abs(before + added)))
 
 
 @each_kernels

@@ -78,7 +78,7 @@ def test_the_metadata_says_how_to_make_it_again(random_vgg19, tmp_path):
     assert found["settings"]["style_layers"] == {"relu1_1": 1.0, "relu2_1": 1.0}
     assert found["settings"]["size"] == 48
     assert found["content"]["file"] == str(tmp_path / "content.png")
-    assert found["sizes"] == [{"height": 32, "width": 48, "iterations": 4}]
+    assert found["sizes"] == [{"height": 32, "width": 48, "iterations": 4, "blocks": []}]
     assert len(found["content"]["sha256"]) == 64
     assert found["weights"]["sha256"] == random_vgg19.sha256
     assert found["versions"]["nstcore"] == nstcore.__version__

@@ -11,10 +11,9 @@ from conftest import random_weights, smooth_picture
 import nstcore
 from nstcore import engines, images
 from nstcore.engines.memory import free_memory
-from nstcore.errors import OptionError, RunError
+from nstcore.errors import OptionError
 from nstcore.optim import AdamState, LBFGSState
-from nstcore.transfer import COLORS, ladder, start
-from nstcore.transfer.fit import USABLE, Needs, largest
+from nstcore.transfer import COLORS, estimate, ladder, start
 from nstcore.transfer.pictures import Pictures
 from nstcore.transfer.rung import BETAS, Optimizer, Painting, Progress, carried
 
@@ -129,7 +128,7 @@ def test_adams_state_is_carried_as_one_update_with_gradients_of_the_new_size(t):
     objective = Ridge()
     objective.shape = (3, 6, 8)
     m, v = np.full((3, 6, 8), 0.3 * (1 - BETAS[0] ** t)), np.full((3, 6, 8), 0.5 * (1 - BETAS[1] ** t))
-    found = carried(AdamState(m, v, t), objective, (12, 16))
+    found = carried(AdamState(m, v, t), "adam", objective, (12, 16))
     assert found.t == 1
     assert found.m.shape == found.v.shape == (3, 12, 16)
     np.testing.assert_allclose(found.m / (1 - BETAS[0]), 0.3 / 4, rtol=1e-5)
@@ -140,20 +139,29 @@ def test_pairs_are_carried_as_they_are():
     objective = Ridge()
     objective.shape = (3, 12, 16)
     s, y = (smooth_picture(12, 16, seed).transpose(2, 0, 1) + 0.5 for seed in (1, 2))
-    found = carried(LBFGSState([(s, y)]), objective, (24, 32))
+    found = carried(LBFGSState([(s, y)]), "lbfgs", objective, (24, 32))
     ((s_next, y_next),) = found.pairs
     assert s_next.shape == (3, 24, 32)
     assert (s_next * y_next).sum() == pytest.approx(4 * (s * y).sum(), rel=0.01)
-    assert carried(None, objective, (24, 32)) is None
+    assert carried(None, "lbfgs", objective, (24, 32)) is None
+    assert carried(LBFGSState([(s, y)]), "adam", objective, (24, 32)) is None
 
 
 # -- averaging --------------------------------------------------------------------------------------------------------
 
 
+def go_on(painting, state):
+    return False
+
+
+def no_other():
+    """No higher precision."""
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_the_average_of_adams_iterates_is_taken_where_its_loss_is_lower(decay):
     progress = Progress([ladder.Rung(4, 5, 60, 1.0)], None)
-    painting = Painting(Ridge(), Optimizer("adam", 0.05, 20, decay), progress, 0, lambda pixels: pixels)
+    painting = Painting(Ridge(), Optimizer("adam", 0.05, 20, decay), progress, 0, lambda p: p, go_on, no_other)
     begun = []
     painting.paint(np.random.default_rng(0).random((3, 4, 5)), None, begun.append)
     painting.settle()
@@ -260,25 +268,26 @@ def test_a_start_that_makes_no_sense_is_refused(wrong):
 # -- what fits --------------------------------------------------------------------------------------------------------
 
 
-def test_the_largest_size_that_fits_is_taken(weights, monkeypatch):
-    engine = engines.create("cpu")
-    needs = Needs(engine.network(weights, ["relu2_2"], "max"), ("relu2_2",), 3)
-    pictures = Pictures(CONTENT, [STYLE])
-    budget = needs.bytes((80, 120), pictures.style_sizes(120)) / USABLE
-    monkeypatch.setattr(engine, "memory", lambda: int(budget) + 1)
-    height, width = largest(needs, engine, pictures, (200, 300))
-    assert width in (120, 121)
-    assert height == round(width * 2 / 3)
-    assert largest(needs, engine, pictures, (60, 90)) == (60, 90)
-    monkeypatch.setattr(engine, "memory", lambda: 1000)
-    with pytest.raises(RunError, match="free"):
-        largest(needs, engine, pictures, (200, 300))
-
-
 def test_fit_paints_smaller_where_memory_is_short(weights, monkeypatch):
     monkeypatch.setattr("nstcore.engines.base.free_memory", lambda: 40_000_000)
     result = paint(weights, fit=True, size=400, iterations=1)
     assert 40 < max(result.pixels.shape) < 400
+    assert max(result.pixels.shape) == result.metadata["sizes"][-1]["width"]
+
+
+def test_lbfgs_records_the_history_that_fits(weights, monkeypatch):
+    settings = {"optimizer": "lbfgs", "size": 150, "iterations": 20}
+    most = estimate(CONTENT, STYLE, weights=weights, calibrate=False, **SMALL | settings).plan.needed
+    monkeypatch.setattr("nstcore.engines.base.free_memory", lambda: int(most / 0.95))
+    result = paint(weights, fit=True, **settings)
+    assert 5 <= result.metadata["settings"]["history"] < 20
+    assert max(result.pixels.shape) == 150
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_computed(weights, monkeypatch):
+    monkeypatch.setattr("nstcore.engines.base.free_memory", lambda: 40_000_000)
+    with pytest.raises(OptionError, match="let --fit do so"):
+        paint(weights, size=400, on_start=lambda *_: pytest.fail("it began"))
 
 
 def test_free_memory_honours_the_limits_of_containers(tmp_path):

@@ -10,7 +10,7 @@ sum (F-P)^2 / sum P^2 at relu4_2, style sum over relu1_1 to relu5_1 of sum (G/M 
 
 --looks paints each pair at 256 and at 1024 pixels with the same settings instead, brings the large one down to 256, and
 prints each one's style distance per layer at that size, and that of the two from one another: how much of the look
-depends on the size, with the ladder and without it.
+depends on the size, with ladder and pyramid, with the ladder alone, and with neither.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ PAIRS = (
 )
 STYLE_WEIGHTS = (5.0, 10.0, 20.0)  # of the single size; the ladder has the middle one
 SMALL, LARGE = 256, 1024
+WAYS: dict[str, dict[str, object]] = {
+    "ladder and pyramid": {"ladder": 128},
+    "ladder": {"ladder": 128, "pyramid": "off"},
+    "one size": {"ladder": "off", "pyramid": "off"},
+}
 
 
 @dataclass(frozen=True)
@@ -65,10 +70,10 @@ def compare(pair: tuple[Path, Path], weights: Weights, engine: Engine, size: int
     return Comparison(climbed.content, climbed.style, at)
 
 
-def looks(pair: tuple[Path, Path], weights: Weights, engine: Engine, iterations: int, ladder: str | int) -> list[Terms]:
+def looks(pair: tuple[Path, Path], weights: Weights, engine: Engine, iterations: int, **options: object) -> list[Terms]:
     """Style distances at 256 pixels: of the small picture, of the large one, and of the large one from the small."""
     made = [
-        stylize(*pair, weights=weights, engine=engine, size=size, iterations=iterations, ladder=ladder).pixels
+        stylize(*pair, weights=weights, engine=engine, size=size, iterations=iterations, **options).pixels
         for size in (SMALL, LARGE)
     ]
     small, large = made[0], images.resize_pixels(made[1], made[0].shape[1:])
@@ -112,8 +117,8 @@ def _print_looks(pairs: list[tuple[Path, Path]], weights: Weights, engine: Engin
     header = "| pair, at 256 px | relu1_1 | relu2_1 | relu3_1 | relu4_1 | relu5_1 |"
     print(f"\n{header}\n|---|---:|---:|---:|---:|---:|")
     for pair in pairs:
-        for name, ladder in (("ladder", 128), ("one size", "off")):
-            small, large, between = looks(pair, weights, engine, iterations, ladder)
+        for name, options in WAYS.items():
+            small, large, between = looks(pair, weights, engine, iterations, **options)
             for what, terms in (("256", small), ("1024", large), ("1024 from 256", between)):
                 layers = " | ".join(f"{value:.4f}" for value in terms.style_layers.values())
                 print(f"| {_named(pair)}, {name}: {what} | {layers} |", flush=True)

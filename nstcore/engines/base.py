@@ -14,10 +14,12 @@ book's layout, for proofs and studies.
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -63,7 +65,17 @@ class Network(ABC):
     taps : iterable of layer names
         Nothing beyond the deepest is computed.
     pooling : {"max", "average", "l2"}
+
+    Attributes
+    ----------
+    itemsize : int
+        Bytes of one number of a feature.
+    apart : bool
+        Whether its arrays lie in a memory of their own, as a GPU's do, not in the host's.
     """
+
+    itemsize: int
+    apart: bool = False
 
     def __init__(self, weights: Weights, taps: Iterable[str], pooling: str) -> None:
         if pooling not in ops.POOLINGS:
@@ -73,6 +85,16 @@ class Network(ABC):
         self.pooling = pooling
         self.steps = vgg.steps_for(weights.architecture, self.taps)
         weights.require(self.taps)
+
+    def twin(self) -> Self:
+        """A network for a picture of its own, with the same filters."""
+        other = copy.copy(self)
+        other._empty()
+        return other
+
+    @abstractmethod
+    def _empty(self) -> None:
+        """Have no buffers, without touching those that there are."""
 
     def shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """Shape (N, H, W) of every layer that is computed for a picture of that size; refuses one that is too small."""
@@ -151,8 +173,23 @@ class Network(ABC):
         return found
 
     @abstractmethod
-    def bytes(self, height: int, width: int) -> int:
-        """Bytes of all buffers for a picture of that size, filters included."""
+    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
+        """Bytes of every buffer for a picture of that size, by name, "filters" among them; nothing is allocated.
+
+        Parameters
+        ----------
+        height, width : int
+        guided : iterable of str
+            Taps whose statistics are taken under guides, which may need a buffer more.
+        """
+
+    def bytes(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
+        """Bytes of all of `memory` together."""
+        return sum(self.memory(height, width, guided).values())
+
+    def size_of(self, tap: str, height: int, width: int) -> int:
+        """Numbers of a tap's features for a picture of that size."""
+        return math.prod(vgg.shape(self.weights.architecture, tap, height, width))
 
 
 class Engine(ABC):
@@ -189,6 +226,11 @@ class Engine(ABC):
     def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> Network:
         """Prepare weights for a set of taps."""
 
+    def raised(self) -> Engine | None:
+        """The same machine in the next higher precision, for numbers that this one does not hold; None if there is
+        none that would help."""
+        return None
+
     def array(self, a: np.ndarray) -> Any:
         """A contiguous copy as an array of this engine."""
         return np.array(a, self.dtype, order="C")
@@ -213,3 +255,11 @@ class Engine(ABC):
         """Total variation; its gradient is added to `gradient`: `ops.total_variation_forward`, `.._backward`."""
         gradient += ops.total_variation_backward(pixels, scale, diagonal)
         return ops.total_variation_forward(pixels, scale, diagonal)
+
+    def block_mean(self, pixels: Any, k: int) -> Any:
+        """Means (3, ceil(H/k), ceil(W/k)) of the pixels' blocks of k x k, a new array: `ops.block_mean_forward`."""
+        return ops.block_mean_forward(pixels, k)
+
+    def add_block_mean_gradient(self, dy: Any, k: int, gradient: Any) -> None:
+        """Add to `gradient` (3, H, W) what dy sends back through the block means: `ops.block_mean_backward`."""
+        gradient += ops.block_mean_backward(dy, k, gradient.shape)

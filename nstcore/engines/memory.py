@@ -1,10 +1,12 @@
-"""How much memory the host has left, containers' limits included."""
+"""How much memory the host has left, containers' limits included, and how much of it this process holds."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
@@ -13,8 +15,25 @@ def free_memory(root: Path = Path("/")) -> int | None:
     The least of what the machine has available and what the control groups of a container leave. Linux's files below
     `root`; elsewhere the free pages, where the system counts them.
     """
-    known = [n for n in (_available(root), _left_in_group_v2(root), _left_in_group_v1(root)) if n is not None]
-    return max(0, min(known)) if known else _free_pages()
+    left = _least((_available(root), _left_in_group_v2(root), _left_in_group_v1(root)))
+    return _free_pages() if left is None else max(0, left)
+
+
+def held_memory() -> tuple[int, int] | None:
+    """Bytes of memory that this process holds now, and the most that it has held; None where the system does not say.
+
+    Where only the most is known, it stands for both.
+    """
+    with suppress(OSError, ValueError, IndexError, KeyError):
+        lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+        known = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+        return known["VmRSS:"], known["VmHWM:"]
+    with suppress(ImportError):
+        import resource  # not on Windows
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return most, most
+    return None
 
 
 def _available(root: Path) -> int | None:
@@ -27,14 +46,32 @@ def _available(root: Path) -> int | None:
 
 
 def _left_in_group_v2(root: Path) -> int | None:
-    group = root / "sys/fs/cgroup"
-    return _left(group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
+    groups = _groups(root, "", "sys/fs/cgroup")
+    return _least(_left(g / "memory.max", g / "memory.current", g / "memory.stat", "inactive_file") for g in groups)
 
 
 def _left_in_group_v1(root: Path) -> int | None:
-    group = root / "sys/fs/cgroup/memory"
-    files = group / "memory.limit_in_bytes", group / "memory.usage_in_bytes", group / "memory.stat"
-    return _left(*files, "total_inactive_file")
+    files, groups = ("memory.limit_in_bytes", "memory.usage_in_bytes"), _groups(root, "memory", "sys/fs/cgroup/memory")
+    return _least(_left(g / files[0], g / files[1], g / "memory.stat", "total_inactive_file") for g in groups)
+
+
+def _groups(root: Path, controller: str, mount: str) -> list[Path]:
+    """The control group that this process is in and all around it, whose limits hold for it, too.
+
+    Inside a container the tree often begins with the container's own group, and what /proc calls the group's path is
+    not below it: then only the mount itself is there to read.
+    """
+    path = PurePosixPath("/")
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controller in controllers.split(","):
+                path = PurePosixPath(name)
+    return [root / mount / p.relative_to("/") for p in (path, *path.parents) if p.is_absolute()]
+
+
+def _least(known: Iterable[int | None]) -> int | None:
+    return min((n for n in known if n is not None), default=None)
 
 
 def _left(limit: Path, used: Path, stat: Path, cache: str) -> int | None:

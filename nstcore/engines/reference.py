@@ -48,6 +48,7 @@ class ReferenceNetwork(Network):
     def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype) -> None:
         super().__init__(weights, taps, pooling)
         self.dtype = dtype
+        self.itemsize = dtype.itemsize
         self.filters = {}
         for step in self.steps:
             if step.kind == "conv":
@@ -57,6 +58,9 @@ class ReferenceNetwork(Network):
                 self.filters[step.name] = by_tap.transpose(2, 3, 0, 1), b.astype(dtype)
         p = weights.preprocessing
         self.preprocessing = (p.channel_order, p.range, p.mean, p.std)
+        self._empty()
+
+    def _empty(self) -> None:
         self.values: dict[str, np.ndarray] = {}
         self.choices: dict[str, np.ndarray] = {}
 
@@ -148,13 +152,19 @@ class ReferenceNetwork(Network):
     def decisions(self) -> dict[str, np.ndarray]:
         return {**{n: m.copy() for n, m in self._mask.items()}, **{n: c.copy() for n, c in self.choices.items()}}
 
-    def bytes(self, height: int, width: int) -> int:
-        """Arrays that stay between forward and backward; the book's temporary ones come on top."""
-        numbers = 3 * height * width
+    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
+        """Arrays that stay between forward and backward, and the most that the book's temporary ones take."""
+        found = {"filters": sum(w.nbytes + b.nbytes for w, b in self.filters.values())}
+        shapes, largest = self.shapes(height, width), 0
         for step in self.steps:
-            k, h, w = self.shapes(height, width)[step.output]
-            numbers += k * h * w * (2 if step.kind == "conv" else 1)
-        return (numbers + sum(w.size + b.size for w, b in self.filters.values())) * self.dtype.itemsize
+            K, h, w = shapes[step.output]
+            found[step.output] = K * h * w * self.itemsize
+            if step.kind == "conv":
+                found[step.name] = found[step.output]
+                found[f"{step.output}:mask"] = K * h * w
+                # conv_backward: dy, dx with its border and without; of one tap (r, s), the product
+                largest = max(largest, (K + 3 * step.in_channels) * h * w)
+        return {**found, "gradient": 3 * height * width * self.itemsize, "temporary": largest * self.itemsize}
 
 
 def _matrix(values: np.ndarray) -> np.ndarray:

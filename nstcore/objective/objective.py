@@ -3,6 +3,7 @@
         L(x) = content_weight * sum_l w_l content_l(F_l, P_l)
                + style_weight * sum_r share_r sum_l w_l style_l(statistics of F_l in region r, those of its styles)
                + tv_weight * TV(x)
+               + the same of the picture in small, at every level of the pyramid
 
 x are the pixels, F_l the network's features at layer l, P_l those of the content picture. Without masks there is one
 region, and with the Gram matrix as statistics this is the papers' loss. What `content_l` and `style_l` are is the
@@ -10,6 +11,10 @@ convention's (see `nstcore.conventions`), the style loss's (`statistics`) and th
 
 Where a part of the content is protected, x is a composite: x = protect o content + (1 - protect) o z, and z is what is
 optimised. dz = (1 - protect) o dx.
+
+A network sees no structure that is larger than its receptive field. A level of the pyramid is the picture's means over
+k x k blocks, held against the content and the styles at 1/k of their size: what is too large to be seen in the picture
+is seen there, and a large picture looks as a small one does.
 
 It is computed in two passes, so that a picture may one day come in tiles: the statistics pass gives Gram matrices and
 distances, which are sums over positions; from them follow the loss and the factors of every layer's gradient, which the
@@ -25,12 +30,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .. import conventions, engines, images, vgg
+from .. import conventions, engines, images, ops, vgg
 from ..engines import Engine, Network, TapGradient
 from ..errors import OptionError, ShapeError
 from ..images import Picture
@@ -38,26 +43,8 @@ from ..pretrained import Weights
 from .guides import EDGES, LEAST, Region, propagate, regions_of
 from .layers import CONTENT_LAYERS, STYLE_LAYERS, Layers, blend_weights, falling, layer_weights, ratio_of, weight_of
 from .statistics import Cache, Statistics, StyleLoss, blend, checked_loss, measure
+from .targets import ContentTarget, StyleTarget, equivalent_weights
 from .terms import Terms
-
-
-@dataclass(frozen=True)
-class _ContentTarget:
-    weight: float
-    features: Any  # P, in the engine's own form
-    norm: float  # sum P^2
-    scale: float
-    M: float
-    guide: Any
-
-
-@dataclass(frozen=True)
-class _StyleTarget:
-    weight: float  # w_l
-    share: float  # of the region
-    loss: StyleLoss
-    scale: float
-    guide: Any
 
 
 class Objective:
@@ -91,6 +78,8 @@ class Objective:
         How masks come down to the layers; see `guides`.
     pooling : {"max", "average", "l2"}, optional
         The weights' own, if not given.
+    pyramid : sequence of int
+        Sides k of the blocks of each level.
     statistics : dict, optional
         Statistics of styles that other objectives have measured; new ones are added to it.
     network : Network, optional
@@ -125,6 +114,7 @@ class Objective:
         protect: Picture | None = None,
         guide_edges: str = "simple",
         pooling: str | None = None,
+        pyramid: Sequence[int] = (),
         statistics: Cache | None = None,
         network: Network | None = None,
     ) -> None:
@@ -171,8 +161,33 @@ class Objective:
             [s.pixels.shape[1:] for s in styles],
             [s.alpha for s in styles],
         )
+        cache: Cache = {} if statistics is None else statistics
+        self.levels = {
+            k: Objective(
+                weights,
+                _reduced(picture, k),
+                [_reduced(s, k) for s in styles],
+                engine=self.engine,
+                content_layers=content_layers,
+                style_layers=style_layers,
+                style_falloff=style_falloff,
+                content_weight=content_weight,
+                style_weight=style_weight,
+                tv_weight=tv_weight,
+                convention=convention,
+                style_loss=style_loss,
+                style_blend=style_blend,
+                regions=regions,
+                protect=protect,
+                guide_edges=guide_edges,
+                pooling=pooling,
+                statistics=cache,
+                network=self.network.twin(),
+            )
+            for k in pyramid
+        }
         self._content = self._content_targets(picture.pixels, picture.alpha)
-        self._style = self._style_targets([s.pixels for s in styles], {} if statistics is None else statistics)
+        self._style = self._style_targets([s.pixels for s in styles], cache)
         self._protected: Any = None
         if protected is not None:
             whole = np.broadcast_to(protected, self.shape)
@@ -190,8 +205,8 @@ class Objective:
 
     # -- targets --------------------------------------------------------------------------------------------------
 
-    def _content_targets(self, pixels: np.ndarray, alpha: np.ndarray | None) -> dict[str, _ContentTarget]:
-        targets: dict[str, _ContentTarget] = {}
+    def _content_targets(self, pixels: np.ndarray, alpha: np.ndarray | None) -> dict[str, ContentTarget]:
+        targets: dict[str, ContentTarget] = {}
         if not self.content_layers:
             return targets
         weights = {} if alpha is None else propagate(alpha, self.network.steps, self.content_layers, self.guide_edges)
@@ -203,10 +218,10 @@ class Objective:
             norm = self.network.squared_norm(kept)
             M = float(self._positions(tap) if w is None else w.sum(dtype=np.float64))
             scale = self.convention.content_scale(self._channels(tap), M, norm) if M >= LEAST else 0.0
-            targets[tap] = _ContentTarget(weight, kept, norm, scale, M, guide)
+            targets[tap] = ContentTarget(weight, kept, norm, scale, M, guide)
         return targets
 
-    def _style_targets(self, styles: list[np.ndarray], cache: Cache) -> list[dict[str, _StyleTarget]]:
+    def _style_targets(self, styles: list[np.ndarray], cache: Cache) -> list[dict[str, StyleTarget]]:
         """By region, then by layer."""
         if not self.style_layers:
             return [{} for _ in self._regions]
@@ -226,7 +241,7 @@ class Objective:
             targets.append(found)
         return targets
 
-    def _region_targets(self, region: Region, measured: dict[int, dict[str, Statistics]]) -> dict[str, _StyleTarget]:
+    def _region_targets(self, region: Region, measured: dict[int, dict[str, Statistics]]) -> dict[str, StyleTarget]:
         """Targets of the layers at which something of the region is left on the picture and on a style."""
         taps, found = tuple(self.style_layers), {}
         weights = None
@@ -241,7 +256,7 @@ class Objective:
             loss = StyleLoss(self.style_loss, blend(parts, dict(enumerate(self.style_blend))), self.engine, M)
             scale = self.convention.style_scale(loss.N, loss.norm)
             guide = None if w is None else self.network.guide(tap, w)
-            found[tap] = _StyleTarget(weight, region.share, loss, scale, guide)
+            found[tap] = StyleTarget(weight, region.share, loss, scale, guide)
         return found
 
     # -- loss and gradient ----------------------------------------------------------------------------------------
@@ -262,7 +277,13 @@ class Objective:
         """
         if tuple(pixels.shape) != self.shape:
             raise ShapeError(f"pixels: expected {self.shape}, the content's (3, H, W), got {tuple(pixels.shape)}")
-        x = self.composed(self.engine.asarray(pixels))
+        terms, gradient = self._at(self.composed(self.engine.asarray(pixels)))
+        if self._protected is not None:
+            self.engine.vectors.combine(1.0, gradient, self._free, (), out=gradient)
+        return terms, gradient
+
+    def _at(self, x: Any) -> tuple[Terms, Any]:
+        """The same of a picture that is composed already."""
         self.network.forward(x)
         terms, gradients = self._losses()
         gradient = self.network.backward(gradients)
@@ -271,10 +292,12 @@ class Objective:
             scale = self.convention.tv_scale / math.prod(self.shape)
             weighted = self.engine.total_variation(x, self.tv_weight * scale, gradient, self.convention.tv_diagonal)
             tv = weighted / self.tv_weight
-        if self._protected is not None:
-            self.engine.vectors.combine(1.0, gradient, self._free, (), out=gradient)
-        total = terms.total + self.tv_weight * tv
-        return replace(terms, total=total, tv=tv), gradient
+        smaller = {}
+        for k, level in self.levels.items():
+            smaller[k], dy = level._at(self.engine.block_mean(x, k))
+            self.engine.add_block_mean_gradient(dy, k, gradient)
+        total = terms.total + self.tv_weight * tv + sum(level.total for level in smaller.values())
+        return replace(terms, total=total, tv=tv, levels=smaller), gradient
 
     def composed(self, pixels: Any) -> Any:
         """The picture that the losses see, an array of the engine: with `protect`, the composite with the content."""
@@ -355,32 +378,25 @@ class Objective:
             `convention`, `content_weight`, `style_weight`, `tv_weight`, `content_layers`, `style_layers`: what to pass
             to `Objective` (or on the command line). Layer weights are relative to the first layer's default. None where
             no weights do: the other convention has another style loss, network or total variation, or there are several
-            regions.
+            regions, or a pyramid.
         """
         mine, other = self.convention, conventions.find(convention)
         same_network = mine.padding == other.padding and mine.pooling_scales == other.pooling_scales
         same_tv = (mine.tv_scale, mine.tv_diagonal) == (other.tv_scale, other.tv_diagonal)
-        if self.style_loss not in other.style_losses or not (same_network and same_tv) or len(self._style) > 1:
+        same_loss = self.style_loss in other.style_losses
+        if not (same_loss and same_network and same_tv) or len(self._style) > 1 or self.levels:
             return None
-        content = {
-            tap: self.content_weight * p.weight * p.scale / other.content_scale(self._channels(tap), p.M, p.norm)
-            for tap, p in self._content.items()
-        }
-        style = {
-            tap: self.style_weight * a.weight * a.scale / other.style_scale(a.loss.N, a.loss.norm)
-            for tap, a in self._style[0].items()
-        }
-        content_weight = next(iter(content.values()), 0.0)
-        style_weight = next(iter(style.values()), 0.0) / other.style_layer_weight
-        return {
-            "convention": convention,
-            "style_loss": self.style_loss,
-            "content_weight": content_weight,
-            "style_weight": style_weight,
-            "tv_weight": self.tv_weight,
-            "content_layers": {tap: w / content_weight for tap, w in content.items()},
-            "style_layers": {tap: w / style_weight for tap, w in style.items()},
-        }
+        return equivalent_weights(
+            self._content, self._style[0], other, self.content_weight, self.style_weight, self._channels
+        ) | {"style_loss": self.style_loss, "tv_weight": self.tv_weight}
+
+
+def _reduced(picture: images.Loaded, k: int) -> np.ndarray:
+    """A picture's means over k x k blocks: (H, W, 3), or (H, W, 4) with alpha."""
+    small = ops.block_mean_forward(picture.pixels, k).transpose(1, 2, 0)
+    if picture.alpha is None:
+        return small
+    return np.dstack([small, ops.block_mean_forward(picture.alpha[None], k)[0]])
 
 
 def _product(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:

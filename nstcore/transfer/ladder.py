@@ -14,6 +14,7 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .. import vgg
@@ -40,12 +41,15 @@ class Rung:
         Evaluations of loss and gradient after the one of the picture that it starts with.
     cost : float
         Of one of them, where one at the full size costs 1.
+    blocks : tuple of int
+        Its pyramid; see `pyramid`.
     """
 
     height: int
     width: int
     iterations: int
     cost: float
+    blocks: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +57,13 @@ class Rung:
         return self.height, self.width
 
 
-def climb(size: tuple[int, int], ladder: str | int, iterations: int, stride: int) -> list[Rung]:
+def climb(
+    size: tuple[int, int],
+    ladder: str | int,
+    iterations: int,
+    stride: int,
+    blocks: Callable[[tuple[int, int]], tuple[int, ...]] = lambda size: (),
+) -> list[Rung]:
     """The sizes on the way to (height, width), which is the last.
 
     Parameters
@@ -65,6 +75,8 @@ def climb(size: tuple[int, int], ladder: str | int, iterations: int, stride: int
         What all may cost together, in evaluations at the full size.
     stride : int
         Pixels that one position of the network's deepest layer stands for: a size with a shorter side is left out.
+    blocks : callable (size) -> tuple of int
+        The pyramid of each size.
     """
     first = _first(ladder, max(size))
     sizes = [size]
@@ -76,12 +88,14 @@ def climb(size: tuple[int, int], ladder: str | int, iterations: int, stride: int
         if min(smaller) < max(stride, vgg.SMALLEST_SIDE):
             break
         sizes.insert(0, smaller)
-    costs = [h * w / (size[0] * size[1]) for h, w in sizes]
+    levels = [blocks(s) for s in sizes]
+    work = [h * w * (1 + sum(1 / k**2 for k in ks)) for (h, w), ks in zip(sizes, levels, strict=True)]
+    costs = [w / work[-1] for w in work]
     most = iterations / sum(cost ** (TILT + 1) for cost in costs)
     counts = [max(1, round(most * cost**TILT)) for cost in costs[:-1]]
     spent = sum(n * cost for n, cost in zip(counts, costs, strict=False))
     counts.append(max(1, round(iterations - spent)))
-    return [Rung(*s, n, cost) for s, n, cost in zip(sizes, counts, costs, strict=True)]
+    return [Rung(*s, n, cost, ks) for s, n, cost, ks in zip(sizes, counts, costs, levels, strict=True)]
 
 
 def _first(ladder: str | int, long_side: int) -> int:

@@ -14,13 +14,14 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import images
+from .. import images, vgg
 from ..errors import OptionError
 from ..images import Picture
 
@@ -104,11 +105,15 @@ class Pictures:
         return None if self._content.alpha is None else images.resize_mask(self._content.alpha, size)
 
     def style_sizes(self, long_side: int) -> list[tuple[int, int]]:
-        """(height, width) of every style for a result with that long side."""
-        return [
-            images.fit(style.size, round(scale * long_side) if fixed is None else fixed)
-            for style, scale, fixed in zip(self._styles, self.scales, self.sizes, strict=True)
-        ]
+        """(height, width) of every style for a result with that long side.
+
+        Where the scale would leave a narrow style less than a network reads, it stays larger.
+        """
+        found = []
+        for style, scale, fixed in zip(self._styles, self.scales, self.sizes, strict=True):
+            least = math.ceil(vgg.SMALLEST_SIDE * max(style.size) / min(style.size))
+            found.append(images.fit(style.size, max(least, round(scale * long_side)) if fixed is None else fixed))
+        return found
 
     def styles(self, long_side: int) -> list[np.ndarray]:
         """Every style for a result with that long side: (H, W, 3), or (H, W, 4) with alpha."""

@@ -24,24 +24,33 @@ class Step:
         Evaluations before it, at all sizes, those of the pictures that a size starts with (the first is 0) not counted.
     iterations : int
         How many there will be at most.
+    evaluations : int
+        Of loss and gradient so far, this one and those before a resumption too.
     size : int
         Long side of the picture now, in pixels.
     share : float
         Of all the work, from 0 to 1: one evaluation costs as much as it has pixels.
     terms : Terms
         The loss at this evaluation.
+    step_length : float
+        Of the last iteration before it: what L-BFGS's direction was multiplied by, or Adam's learning rate.
     seconds : float
-        Since the loop began.
+        In the loop, before a resumption too.
+    note : str or None
+        What has happened beside the plan since the last step: a precision raised, pairs dropped.
     pixels : callable () -> ndarray (3, H, W)
         The best picture so far; made only when asked for.
     """
 
     iteration: int
     iterations: int
+    evaluations: int
     size: int
     share: float
     terms: Terms
+    step_length: float
     seconds: float
+    note: str | None
     pixels: Callable[[], np.ndarray]
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .. import images
+from ..errors import NotFinite
 from ..objective import Objective, Terms
-from ..optim import AdamState, Average, LBFGSState, Minimum, minimize_adam, minimize_lbfgs
-from .ladder import Rung
-from .result import Step
+from ..optim import AdamState, Average, LBFGSState, Minimum, State, minimize_adam, minimize_lbfgs
+from .progress import Progress
+from .snapshot import Arrays
 
 BOUNDS = (0.0, 1.0)
 # Of Adam. Programs take 0.99 or 0.999 for the second, which remembers the steep first gradients for long: at 256 pixels
 # and 150 iterations the loss of three pairs then ends 3, 26 and 29 % higher (0.99).
 BETAS = (0.9, 0.9)
+
+_RETRIES = 3  # from the best picture, each with half the learning rate, after a loss that was not finite
+_RESCUES = 3  # by Adam, of an L-BFGS that finds no lower loss
+_RESCUE = 20  # evaluations of one
+_RESCUE_RATE = 0.1  # of Adam's learning rate: L-BFGS stalls where it is near a minimum
 
 
 @dataclass(frozen=True)
@@ -32,38 +37,28 @@ class Optimizer:
     average: float
 
 
-@dataclass
-class Progress:
-    """What has been done at all sizes together."""
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of the way at one size, with one optimizer; there is more than one only where something went wrong.
 
-    rungs: list[Rung]
-    on_step: Callable[[Step], object] | None
-    losses: list[Terms] = field(default_factory=list)
-    began: float = field(default_factory=time.perf_counter)
+    Attributes
+    ----------
+    optimizer : {"adam", "lbfgs"}
+    learning_rate : float
+    until : int
+        Evaluations at this size after which it ends.
+    retries, rescues : int
+        How often something has gone wrong so far.
+    stalled : float or None
+        The loss that L-BFGS could not lower, in a rescue.
+    """
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.began
-
-    def step(self, number: int, iteration: int, terms: Terms, pixels: Callable[[], np.ndarray]) -> None:
-        """One evaluation: the one after `iteration` others on rung `number`."""
-        self.losses.append(terms)
-        if self.on_step is None:
-            return
-        before, rung = self.rungs[:number], self.rungs[number]
-        work = sum((r.iterations + 1) * r.cost for r in self.rungs)
-        done = sum((r.iterations + 1) * r.cost for r in before) + (iteration + 1) * rung.cost
-        self.on_step(
-            Step(
-                iteration=sum(r.iterations for r in before) + iteration,
-                iterations=sum(r.iterations for r in self.rungs),
-                size=max(rung.size),
-                share=min(1.0, done / work),
-                terms=terms,
-                seconds=self.seconds,
-                pixels=pixels,
-            )
-        )
+    optimizer: str
+    learning_rate: float
+    until: int
+    retries: int = 0
+    rescues: int = 0
+    stalled: float | None = None
 
 
 class Painting:
@@ -78,6 +73,10 @@ class Painting:
         Of the rung in the ladder.
     finished : callable (pixels) -> pixels
         What makes of the optimised picture the one that is shown.
+    keep : callable (Painting, State) -> bool
+        Called between two iterations, the only moments from which a run can go on; True ends it.
+    raised : callable () -> Objective or None
+        The same objective in a higher precision, if there is one.
     """
 
     def __init__(
@@ -87,40 +86,129 @@ class Painting:
         progress: Progress,
         number: int,
         finished: Callable[[np.ndarray], np.ndarray],
+        keep: Callable[[Painting, State], bool],
+        raised: Callable[[], Objective | None],
     ) -> None:
         self.objective, self.optimizer, self.progress, self.number = objective, optimizer, progress, number
-        self.finished = finished
+        self.finished, self.keep, self.raised = finished, keep, raised
         self.vectors = objective.engine.vectors
         self.best: Any = None
-        self.terms: Terms | None = None
+        self.terms: Terms | None = None  # of the best
+        self.count = 0  # evaluations at this size
+        self.limit = progress.rungs[number].iterations + 1
+        self.leg = Leg(optimizer.name, optimizer.learning_rate, self.limit)
         self._spare: Any = None
-        self._count = 0
+        self._seen: float | None = None  # the loss where an evaluation is only made again
+        self._again = False
         averaged = optimizer.name == "adam" and optimizer.average > 0
         self._average = Average(optimizer.average, self.vectors) if averaged else None
 
-    def paint(self, start: np.ndarray, state: Any, on_first: Callable[[Painting], object]) -> Minimum:
-        """Optimise from a picture (3, H, W), with the optimizer's state where it is carried on; `on_first` is called as
-        soon as there is something to show."""
+    # -- the way ------------------------------------------------------------------------------------------------------
+
+    def paint(self, start: np.ndarray, state: Any, on_first: Callable[[Painting], object]) -> tuple[Any, str]:
+        """Optimise from a picture (3, H, W), with the optimizer's state where it is carried on.
+
+        `on_first` is called as soon as there is something to show. Returns the optimizer's state, and why it ended.
+        """
         self._on_first = on_first
+        x = self.objective.engine.array(start)
+        while True:
+            try:
+                end = self._minimize(x, state)
+            except NotFinite as error:
+                x = self._retried(x, error)
+                state = None
+                if self.count >= self.limit:
+                    return None, "the evaluation limit was reached"
+                continue
+            if not self._goes_on(end):
+                return end.state, end.status
+            x, state = self._from_best(), None
+
+    def _minimize(self, x: Any, state: Any) -> Minimum:
         common: dict[str, Any] = {
-            "max_evaluations": self.progress.rungs[self.number].iterations + 1,
+            # One that is only made again is none
+            "max_evaluations": self.leg.until - self.count + self._again,
             "bounds": BOUNDS,
             "vectors": self.vectors,
             "state": state,
+            "callback": self._iterated,
         }
-        x = self.objective.engine.array(start)
-        if self.optimizer.name == "adam":
-            return minimize_adam(self._evaluate, x, learning_rate=self.optimizer.learning_rate, betas=BETAS, **common)
+        if self.leg.optimizer == "adam":
+            return minimize_adam(self._evaluate, x, learning_rate=self.leg.learning_rate, betas=BETAS, **common)
         return minimize_lbfgs(self._evaluate, x, history=self.optimizer.history, **common)
+
+    def _iterated(self, state: State) -> bool:
+        self.progress.step_length = state.step
+        return self.keep(self, state)
+
+    def _goes_on(self, end: Minimum) -> bool:
+        """Whether there is another leg after this one, which has ended; it is `leg` then."""
+        if self.progress.stopped or self.count >= self.limit:
+            return False
+        leg = self.leg
+        assert self.terms is not None
+        if leg.stalled is None:  # L-BFGS: Adam ends at the limit alone
+            if end.converged or leg.rescues == _RESCUES:
+                return False
+            self.progress.note(f"L-BFGS: {end.status}; Adam takes up to {_RESCUE} steps, then L-BFGS begins anew")
+            self.leg = replace(
+                leg,
+                optimizer="adam",
+                learning_rate=_RESCUE_RATE * self.optimizer.learning_rate,
+                until=min(self.count + _RESCUE, self.limit),
+                rescues=leg.rescues + 1,
+                stalled=self.terms.total,
+            )
+            return True
+        if self.terms.total >= leg.stalled:
+            self.progress.note("Adam found no lower loss either")
+            return False
+        self.leg = replace(
+            leg, optimizer="lbfgs", learning_rate=self.optimizer.learning_rate, until=self.limit, stalled=None
+        )
+        return True
+
+    def _retried(self, x: Any, error: NotFinite) -> Any:
+        """Where to go on after a loss that was not finite; raises the error again where there is no way."""
+        cause = self.progress.cause() or str(error)
+        higher = self.raised()
+        if higher is not None:
+            start = self.objective.engine.numpy(x) if self.best is None else self.picture()
+            was, self.objective, self.vectors = self.objective.engine.precision, higher, higher.engine.vectors
+            self.progress.note(f"{cause}; {was} does not hold it: going on in {higher.engine.precision}")
+            self.best = self.terms = self._spare = None
+            if self._average is not None:
+                self._average = Average(self.optimizer.average, self.vectors)
+            self._again = False
+            return higher.engine.array(start)
+        if self.best is None or self.leg.optimizer != "adam" or self.leg.retries == _RETRIES:
+            raise NotFinite(cause) from error
+        rate = self.leg.learning_rate / 2
+        self.leg = replace(self.leg, learning_rate=rate, retries=self.leg.retries + 1)
+        self.progress.note(f"{cause}; back to the best picture, with the learning rate {rate:g}")
+        return self._from_best()
+
+    def _from_best(self) -> Any:
+        assert self.terms is not None
+        self._again, self._seen = True, self.terms.total
+        return self.best
+
+    # -- one evaluation -----------------------------------------------------------------------------------------------
 
     def _evaluate(self, x: Any) -> tuple[float, Any]:
         terms, gradient = self.objective(x)
+        if self._again:
+            self._again = False
+            if terms.total != self._seen:
+                self.progress.note("this machine rounds otherwise: the picture will not be the same bit for bit")
+            return terms.total, gradient
         if self.terms is None or terms.total < self.terms.total:
             self._remember(x, terms)
-        if self._average is not None and self._count > 0 and math.isfinite(terms.total):
+        if self._average is not None and self.count > 0 and math.isfinite(terms.total):
             self._average.add(x)
-        self._count += 1
-        self.progress.step(self.number, self._count - 1, terms, self.pixels)
+        self.count += 1
+        self.progress.step(self.number, self.count - 1, terms, self.pixels)
         return terms.total, gradient
 
     def _remember(self, x: Any, terms: Terms) -> None:
@@ -133,6 +221,8 @@ class Painting:
         first, self.best, self._spare, self.terms = self.best is None, self._spare, self.best, terms
         if first:
             self._on_first(self)
+
+    # -- what there is to show ----------------------------------------------------------------------------------------
 
     def picture(self) -> np.ndarray:
         """What has been reached (3, H, W): the average of the iterates, or the best one where there is none."""
@@ -158,9 +248,42 @@ class Painting:
             self.terms = terms
         self._average = None
 
+    # -- in a file ----------------------------------------------------------------------------------------------------
 
-def carried(state: Any, objective: Objective, size: tuple[int, int]) -> Any:
-    """An optimizer's state, brought to another size.
+    def record(self, state: State) -> tuple[dict[str, Any], Arrays]:
+        """All that there is to know between two iterations: numbers and words, and arrays."""
+        numpy = self.objective.engine.numpy
+        assert self.terms is not None
+        arrays = {"x": state.x, "best": self.best}
+        record = {"count": self.count, "loss": state.loss, "terms": asdict(self.terms), "leg": asdict(self.leg)}
+        if self._average is not None and self._average.mean is not None:
+            arrays["mean"], record["averaged"] = self._average.mean, self._average.count
+        memory = state.state
+        if isinstance(memory, AdamState):
+            arrays |= {"m": memory.m, "v": memory.v}
+            record["updates"] = memory.t
+        else:
+            for number, (s, y) in enumerate(memory.pairs):
+                arrays |= {f"s{number}": s, f"y{number}": y}
+            record |= {"pairs": len(memory.pairs), "first_norm": memory.first_norm, "flat": memory.flat}
+        return record, {name: lambda a=a: numpy(a) for name, a in arrays.items()}
+
+    def restore(self, record: dict[str, Any], read: Callable[[str], np.ndarray]) -> tuple[np.ndarray, Any]:
+        """Be as when `record` was made; returns x and the optimizer's state."""
+        array = self.objective.engine.array
+        self.count, self.leg, self.terms = record["count"], Leg(**record["leg"]), Terms.from_dict(record["terms"])
+        self._again, self._seen = True, record["loss"]
+        self.best = array(read("best"))
+        if "averaged" in record and self._average is not None:
+            self._average.mean, self._average.count = array(read("mean")), record["averaged"]
+        if "updates" in record:
+            return read("x"), AdamState(array(read("m")), array(read("v")), record["updates"])
+        pairs = [(array(read(f"s{i}")), array(read(f"y{i}"))) for i in range(record["pairs"])]
+        return read("x"), LBFGSState(pairs, record["first_norm"], record["flat"])
+
+
+def carried(state: Any, optimizer: str, objective: Objective, size: tuple[int, int]) -> Any:
+    """An optimizer's state, brought to another size; None where the last one was another's.
 
     The losses are means over positions: with k times as many pixels, the gradient of each is 1/k of what it was. So m
     is divided by k, and v by k^2. Adam's averages then count as a single update, which its corrections take as
@@ -178,7 +301,7 @@ def carried(state: Any, objective: Objective, size: tuple[int, int]) -> Any:
         values = images.resample(engine.numpy(array), size, filter) * np.float32(factor)
         return engine.array(np.maximum(values, np.float32(least)))
 
-    if isinstance(state, AdamState):
+    if optimizer == "adam" and isinstance(state, AdamState):
         first, second = ((1 - beta) / (1 - beta**state.t) if state.t else 1.0 for beta in BETAS)
         found = state.map(
             lambda m: resampled(m, "bicubic", ratio * first),
@@ -186,6 +309,6 @@ def carried(state: Any, objective: Objective, size: tuple[int, int]) -> Any:
         )
         found.t = min(state.t, 1)
         return found
-    if isinstance(state, LBFGSState):
+    if optimizer == "lbfgs" and isinstance(state, LBFGSState):
         return state.map(lambda s: resampled(s, "bicubic", 1.0), lambda y: resampled(y, "bicubic", 1.0))
     return None

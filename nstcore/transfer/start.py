@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def parts_of(init: str | Path) -> dict[str, float]:
         If a part is no start and cannot be the name of a file, or a weight is no number above 0.
     """
     text = str(init)
-    if text in INITS or Path(text).is_file() or "=" not in text:
+    if text in INITS or os.path.isfile(text) or "=" not in text:
         return {_checked(text, text): 1.0}
     parts: dict[str, float] = {}
     for part in text.split(","):
@@ -95,6 +96,6 @@ def _statistics(
 
 
 def _checked(name: str, text: str) -> str:
-    if name not in INITS and "." not in name and "/" not in name and not Path(name).exists():
+    if name not in INITS and "." not in name and "/" not in name and not os.path.exists(name):
         raise OptionError(f"{_EXPECTED}; got {text!r}")
     return name

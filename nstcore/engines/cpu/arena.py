@@ -25,6 +25,13 @@ class Arena:
         size = math.prod(shape) * dtype.itemsize
         self.bytes += -(-size // ALIGNMENT) * ALIGNMENT
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every buffer, by name; together `bytes`."""
+        starts = [start for start, _, _ in self._plan.values()]
+        ends = [*starts[1:], self.bytes]
+        return {name: end - start for name, start, end in zip(self._plan, starts, ends, strict=True)}
+
     def allocate(self) -> dict[str, np.ndarray]:
         block = np.empty(self.bytes + ALIGNMENT, np.uint8)
         block = block[-block.ctypes.data % ALIGNMENT :]

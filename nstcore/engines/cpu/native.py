@@ -47,10 +47,15 @@ class Kept:
 class NativeNetwork(Network):
     """VGG in the native kernels of one library, one crew of threads. float32."""
 
+    itemsize = 4
+
     def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, library: Library, crew: Crew) -> None:
         super().__init__(weights, taps, pooling)
         self.library, self.crew = library, crew
         self.filters = self._pack()
+        self._empty()
+
+    def _empty(self) -> None:
         self.size = (0, 0)
         self.buffers: dict[str, np.ndarray] = {}
         self._first = First()
@@ -159,8 +164,9 @@ class NativeNetwork(Network):
         """Of the packed filters."""
         return self._filters().bytes
 
-    def bytes(self, height: int, width: int) -> int:
-        return self._plan(height, width)[0].bytes + self._plan_extra(height, width).bytes + self.filter_bytes
+    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
+        extra = self._plan_extra(height, width, guided)
+        return {"filters": self.filter_bytes, **self._plan(height, width)[0].sizes, **extra.sizes}
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) != self.size:
@@ -169,11 +175,11 @@ class NativeNetwork(Network):
             self.buffers = arena.allocate()
             self.size = (height, width)
 
-    def _plan_extra(self, height: int, width: int) -> Arena:
+    def _plan_extra(self, height: int, width: int, guided: Iterable[str]) -> Arena:
         """Guides need one buffer more, as large as the largest tap that has any."""
-        arena, shapes = Arena(), self.shapes(height, width)
-        sizes = [math.prod(shapes[vgg.find(self.weights.architecture, tap).output]) for tap in self._guided]
-        arena.add("extra", (max(sizes, default=0),), np.float32)
+        arena = Arena()
+        largest = max((self.size_of(tap, height, width) for tap in guided), default=0)
+        arena.add("extra", (largest,), np.float32)
         return arena
 
     def _extra_for(self, tap: str) -> np.ndarray:
@@ -182,7 +188,7 @@ class NativeNetwork(Network):
         self._guided.add(tap)
         if self._extra is None or self._extra.size < F.size:
             self._extra = None  # before a new one is made
-            self._extra = self._plan_extra(*self.size).allocate()["extra"]
+            self._extra = self._plan_extra(*self.size, self._guided).allocate()["extra"]
         return self._extra[: F.size].reshape(F.shape)
 
     def _below(self, step: Step) -> Step:

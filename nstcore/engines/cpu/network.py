@@ -38,13 +38,17 @@ class NumpyNetwork(Network):
     def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype, team: Team) -> None:
         super().__init__(weights, taps, pooling)
         self.dtype, self.team = dtype, team
+        self.itemsize = dtype.itemsize
         self.filters = {s.name: self._pack(s) for s in self.steps if s.kind == "conv"}
-        self.size = (0, 0)
-        self.buffers: dict[str, np.ndarray] = {}
-        self.convolutions: dict[str, tuple[WinogradConv, WinogradConv]] = {}
         p = weights.preprocessing
         self._order = list(ops.ORDERS[p.channel_order])
         self._mean, self._std = (np.asarray(v, dtype) for v in (p.mean, p.std))
+        self._empty()
+
+    def _empty(self) -> None:
+        self.size = (0, 0)
+        self.buffers: dict[str, np.ndarray] = {}
+        self.convolutions: dict[str, tuple[WinogradConv, WinogradConv]] = {}
 
     def _pack(self, step: Step) -> dict[str, np.ndarray]:
         """Filters as each pass wants them: forward, backward, and plain for a replicated border."""
@@ -98,8 +102,8 @@ class NumpyNetwork(Network):
         """Of the packed filters."""
         return sum(a.nbytes for packed in self.filters.values() for a in packed.values())
 
-    def bytes(self, height: int, width: int) -> int:
-        return self._plan(height, width)[0].bytes + self.filter_bytes
+    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
+        return {"filters": self.filter_bytes, **self._plan(height, width)[0].sizes}
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) != self.size:

@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import DeviceError
 from ...pretrained.weights import Weights
 from ..base import Engine
+from . import block_mean
 from . import precision as precisions
 from .conv import PRODUCTION, RUNGS
 from .device import Device
@@ -64,6 +65,12 @@ class CudaEngine(Engine):
         self.vectors = CudaVectors(device)
         self.losses = Losses(device, self.elements)
 
+    def raised(self) -> CudaEngine | None:
+        if self.elements is FLOAT32:
+            return None
+        has_tf32 = self.elements is not TF32 and self.device.architecture >= TF32.architecture
+        return CudaEngine(self.device, TF32.name if has_tf32 else FLOAT32.name)
+
     def describe(self) -> str:
         return f"{self.name} ({self.device.name}, {self.precision})"
 
@@ -87,6 +94,14 @@ class CudaEngine(Engine):
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
         return self.losses.total_variation(pixels, scale, gradient, diagonal)
+
+    def block_mean(self, pixels: Any, k: int) -> Any:
+        y = self.device.empty(block_mean.small(pixels.shape, k), np.float32)
+        block_mean.forward(self.device, pixels, k, y)
+        return y
+
+    def add_block_mean_gradient(self, dy: Any, k: int, gradient: Any) -> None:
+        block_mean.backward(self.device, dy, k, gradient)
 
 
 def _best(device: Device) -> Precision:

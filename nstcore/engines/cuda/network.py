@@ -67,9 +67,14 @@ class CudaNetwork(Network):
     ) -> None:
         super().__init__(weights, taps, pooling)
         self.device, self.precision, self.losses = device, precision, losses
+        self.itemsize = precision.dtype.itemsize
+        self.apart = device.kind == "cuda"
         self.moments = Moments(device, precision)
         self.rung = RUNGS[rung]
         self.filters = self._pack()
+        self._empty()
+
+    def _empty(self) -> None:
         self.size = (0, 0)
         self.buffers: dict[str, Array] = {}
         self._convolutions: dict[str, Convolution] = {}
@@ -138,8 +143,11 @@ class CudaNetwork(Network):
         N, h, w = shapes[vgg.find(self.weights.architecture, tap).output]
         return N, h * w
 
-    def bytes(self, height: int, width: int) -> int:
-        return self._plan(height, width).bytes + self.filter_bytes
+    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
+        """As they lie when memory is fullest; buffers that share memory are counted once."""
+        scratch = max((self.size_of(tap, height, width) for tap in guided), default=0) * self.itemsize
+        found = {"filters": self.filter_bytes, **self._plan(height, width).fullest}
+        return {**found, "extra": scratch} if scratch else found
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) == self.size:

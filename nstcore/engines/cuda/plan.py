@@ -67,6 +67,16 @@ class Plan:
     def bytes(self) -> int:
         return max((at + self._buffers[name].bytes for name, at in self.places().items()), default=0)
 
+    @property
+    def fullest(self) -> dict[str, int]:
+        """Bytes of the buffers that live at the moment when they are the most, and of the rest of the block."""
+        moments = {buffer.first for buffer in self._buffers.values()}
+        living = [
+            {name: b.bytes for name, b in self._buffers.items() if b.first <= moment <= b.last} for moment in moments
+        ]
+        found = max(living, key=lambda alive: sum(alive.values()), default={})
+        return {**found, "gaps": self.bytes - sum(found.values())}
+
     def allocate(self, device: Device) -> dict[str, Array]:
         block = device.empty(self.bytes, np.uint8)
         views = {}

@@ -1,0 +1,239 @@
+"""The sizes, one after the other, and the snapshots on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import images
+from ..engines import Engine, Network
+from ..errors import OutputError, RunError, SnapshotError
+from ..objective import Objective, Terms
+from ..optim import State
+from ..pretrained import Weights
+from .ladder import Rung
+from .pictures import Pictures
+from .progress import Progress
+from .record import difference, request
+from .result import FailedRun, Result
+from .rung import Optimizer, Painting, carried
+from .snapshot import Clock, open_snapshot, write_snapshot
+from .start import start
+
+
+class Loop:
+    """What `stylize` does once everything has been checked.
+
+    Parameters
+    ----------
+    pictures, weights, engine, options, optimizer, parts, seed
+        As `stylize` understood them; `options` are those of `Objective`, `parts` the mixture to start from.
+    progress : Progress
+    metadata : dict
+        What is known of the picture so far.
+    snapshot : path, or None
+    clock : Clock
+    stop : callable () -> bool
+    network : Network
+        For the first objective.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        weights: Weights,
+        engine: Engine,
+        options: dict[str, Any],
+        optimizer: Optimizer,
+        parts: dict[str, float],
+        seed: int,
+        progress: Progress,
+        metadata: dict[str, Any],
+        snapshot: str | Path | None,
+        clock: Clock,
+        stop: Callable[[], bool],
+        network: Network,
+    ) -> None:
+        self.pictures, self.weights, self.engine, self.options = pictures, weights, engine, options
+        self.optimizer, self.parts, self.seed = optimizer, parts, seed
+        self.progress, self.metadata = progress, metadata
+        self.snapshot, self.clock, self.stop, self.network = snapshot, clock, stop, network
+        self._painting: Painting | None = None  # the last one that has something to show
+
+    # -- the whole ----------------------------------------------------------------------------------------------------
+
+    def run(self, on_start: Callable[[Objective, list[Rung]], object] | None, resume: bool) -> Result:
+        """Paint; see `stylize`."""
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # a loss that is not finite is dealt with
+                status = self._resumed(on_start) if resume else self._painted(0, None, on_start)
+            return self._result(status, self.progress.stopped)
+        except KeyboardInterrupt:
+            if self._painting is None:
+                raise
+            with suppress(KeyboardInterrupt):
+                self._painting.settle()
+            return self._result("interrupted", interrupted=True)
+        except (RunError, MemoryError) as error:
+            reason = "not enough memory; take a smaller size" if isinstance(error, MemoryError) else str(error)
+            kept = None if self._painting is None else self._result(reason)
+            raise FailedRun(reason, kept) from error
+
+    def _painted(
+        self,
+        first: int,
+        begun: Callable[[Painting], tuple[np.ndarray, Any]] | None,
+        on_start: Callable[[Objective, list[Rung]], object] | None,
+    ) -> str:
+        """Every size from number `first` on; `begun` makes its painting as it was, and tells x and the state."""
+        objective: Objective | None = None
+        pixels: np.ndarray | None = None
+        state: Any = None
+        status = ""
+        for number, rung in enumerate(self.progress.rungs[first:], first):
+            if objective is not None:
+                state = carried(state, self.optimizer.name, objective, rung.size)
+            objective = self._objective(rung, self.network if objective is None else objective.network)
+            painting = self._new_painting(objective, number)
+            if number == first:
+                self.metadata["settings"] |= objective.settings()
+            if number == first and begun is not None:
+                x, state = begun(painting)
+            else:
+                x = self._start(rung, objective) if pixels is None else self._enlarged(pixels, rung)
+            if number == first and on_start is not None:
+                on_start(objective, self.progress.rungs)
+            state, status = painting.paint(x, state, on_first=self._has_begun)
+            painting.settle()
+            if self.progress.stopped:
+                return "interrupted"
+            objective, pixels = painting.objective, painting.picture()
+        return status
+
+    def _new_painting(self, objective: Objective, number: int) -> Painting:
+        rung = self.progress.rungs[number]
+
+        def raised() -> Objective | None:
+            higher = self.engine.raised()
+            if higher is None:
+                return None
+            self.engine = higher
+            return self._objective(rung, None)
+
+        return Painting(objective, self.optimizer, self.progress, number, self.pictures.finished, self._between, raised)
+
+    def _has_begun(self, painting: Painting) -> None:
+        self._painting = painting
+
+    def _objective(self, rung: Rung, network: Network | None) -> Objective:
+        return Objective(
+            self.weights,
+            self.pictures.content(rung.size),
+            self.pictures.styles(max(rung.size)),
+            engine=self.engine,
+            network=network,
+            pyramid=rung.blocks,
+            **self.options,
+        )
+
+    def _start(self, rung: Rung, objective: Objective) -> np.ndarray:
+        content, *styles = (
+            images.as_pixels(np.ascontiguousarray(image[..., :3]))
+            for image in (self.pictures.content(rung.size), *self.pictures.styles(max(rung.size)))
+        )
+        return start(self.parts, content, styles, objective.style_blend, self.seed)
+
+    def _enlarged(self, pixels: np.ndarray, rung: Rung) -> np.ndarray:
+        """What a smaller size has made, at the next one. Where the start was the content, its detail is there again."""
+        enlarged = images.resize_pixels(pixels, rung.size)
+        share = self.parts.get("content", 0.0)
+        if not share:
+            return enlarged
+        smaller, larger = (images.as_pixels(self.pictures.content(s)[..., :3]) for s in (pixels.shape[1:], rung.size))
+        detail = larger - images.resize_pixels(smaller, rung.size)
+        return np.clip(enlarged + enlarged.dtype.type(share) * detail, 0, 1)
+
+    def _result(self, status: str, interrupted: bool = False) -> Result:
+        painting, progress = self._painting, self.progress
+        assert painting is not None
+        assert painting.terms is not None
+        height, width = painting.objective.shape[1:]
+        metadata = self.metadata | {
+            "losses": {"start": asdict(progress.losses[0]), "end": asdict(painting.terms)},
+            "evaluations": len(progress.losses),
+            "status": status,
+            "events": progress.events,
+        }
+        alpha, pixels = self.pictures.alpha((height, width)), painting.pixels()
+        return Result(pixels, alpha, painting.terms, progress.losses, metadata, status, interrupted, progress.seconds)
+
+    # -- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _between(self, painting: Painting, state: State) -> bool:
+        """Between two iterations: write a snapshot where one is due; whether the run is to end."""
+        self.progress.stopped = self.stop()
+        if self.snapshot is not None and (self.clock.due or self.progress.stopped) and painting.terms is not None:
+            begin = time.monotonic()
+            try:
+                self._write(painting, state)
+            except OutputError as error:
+                self.progress.note(f"no snapshot this time: {error}")
+            self.clock.wrote(time.monotonic() - begin)
+        return self.progress.stopped
+
+    def _write(self, painting: Painting, state: State) -> None:
+        assert self.snapshot is not None
+        record, arrays = painting.record(state)
+        record |= {
+            "rung": painting.number,
+            "request": request(self.metadata),
+            "engine": self.engine.describe(),
+            "precision": self.engine.precision,
+            "losses": [asdict(terms) for terms in self.progress.losses],
+            "events": self.progress.events,
+            "seconds": self.progress.seconds,
+            "resumed": self.metadata["resumed"],
+        }
+        write_snapshot(self.snapshot, record, arrays)
+
+    def _resumed(self, on_start: Callable[[Objective, list[Rung]], object] | None) -> str:
+        assert self.snapshot is not None
+        with open_snapshot(self.snapshot) as (record, read):
+
+            def begun(painting: Painting) -> tuple[np.ndarray, Any]:
+                self._check(record)
+                found = painting.restore(record, read)
+                self._painting = painting
+                return found
+
+            then, now = record["engine"], self.engine.describe()
+            self._raise_to(record["precision"])
+            progress = self.progress
+            progress.losses[:] = map(Terms.from_dict, record["losses"])
+            progress.events[:] = record["events"]
+            progress.before = record["seconds"]
+            self.metadata["resumed"] = record["resumed"] + 1
+            if then != self.engine.describe():
+                progress.note(f"until now on {then}, from here on {now}: the picture will not be the same bit for bit")
+            return self._painted(record["rung"], begun, on_start)
+
+    def _check(self, record: dict[str, Any]) -> None:
+        differs = difference(record["request"], request(self.metadata))
+        if differs is not None:
+            raise SnapshotError(
+                f"{self.snapshot}: expected a snapshot of this very run, found one with {differs}; leave out --resume "
+                "to begin anew"
+            )
+
+    def _raise_to(self, precision: str) -> None:
+        """The precision that the run had come to when something did not fit the lower one."""
+        higher: Engine | None = self.engine
+        while higher is not None and higher.precision != precision:
+            higher = higher.raised()
+        self.engine = higher or self.engine

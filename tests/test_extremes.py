@@ -1,0 +1,141 @@
+"""Pictures at the ends of what there is, in every engine and precision: the run ends, and the result is a picture."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, random_weights, smooth_picture
+
+import nstcore
+from nstcore import images
+
+EVERY = (
+    ("cpu", "float32"),
+    ("cpu", "float64"),
+    ("cuda-on-cpu", "float16"),
+    *(("cuda", precision) for precision in ("float32", "tf32", "float16", "bfloat16")),
+    ("reference", "float64"),
+    *(("cuda-on-cpu", precision) for precision in ("float32", "tf32", "bfloat16")),
+)
+ENGINES = [pytest.param(*e, marks=pytest.mark.slow if e in EVERY[7:] else ()) for e in EVERY]
+CHECKS = np.indices((26, 24)).sum(0) % 2
+PICTURES = {
+    "black": np.zeros((26, 24, 3)),
+    "white": np.ones((26, 24, 3)),
+    "grey": np.full((26, 24, 3), 0.5),
+    "one bright pixel": np.eye(26, 24)[..., None] * np.array([1.0, 0, 0]) * (np.arange(26) == 7)[:, None, None],
+    "black and white": np.repeat(CHECKS[..., None], 3, axis=2).astype(float),
+    "16-bit": (CHECKS[..., None] * np.array([65535, 1, 65534])).astype(np.uint16) / 65535,
+    "16 x 16": smooth_picture(16, 16, 1),
+}
+LAYERS = {"content_layers": ("relu2_1",), "style_layers": ("relu1_1", "relu2_1")}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(deepest="conv2_1")
+
+
+def is_a_picture(result) -> None:
+    assert np.isfinite(result.pixels).all()
+    assert result.pixels.min() >= 0
+    assert result.pixels.max() <= 1
+    assert all(math.isfinite(terms.total) for terms in result.losses)
+
+
+@pytest.mark.parametrize(("device", "precision"), ENGINES)
+def test_every_engine_paints_from_and_with_every_extreme(weights, device, precision):
+    for content, style in zip(PICTURES, [*list(PICTURES)[1:], "black"], strict=True):
+        is_a_picture(
+            nstcore.stylize(
+                PICTURES[content],
+                PICTURES[style],
+                weights=weights,
+                device=device,
+                dtype=precision,
+                size="content",
+                iterations=2,
+                **LAYERS,
+            )
+        )
+
+
+@pytest.mark.parametrize(("device", "precision"), ENGINES)
+@pytest.mark.parametrize("loss", ["centred", "mean-std", "w2"])
+def test_every_style_loss_takes_flat_pictures(weights, device, precision, loss):
+    for content, style, optimizer in (("black", "grey", "adam"), ("16-bit", "black", "lbfgs")):
+        is_a_picture(
+            nstcore.stylize(
+                PICTURES[content],
+                PICTURES[style],
+                weights=weights,
+                device=device,
+                dtype=precision,
+                size="content",
+                iterations=2,
+                style_loss=loss,
+                optimizer=optimizer,
+                **LAYERS,
+            )
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "precision"), [e for e in EVERY if e[1] != "float64"])
+def test_a_strip_of_16_by_4096_pixels_is_painted(weights, device, precision):
+    content = smooth_picture(16, 4096, 1)
+    result = nstcore.stylize(
+        content, content[::-1], weights=weights, device=device, dtype=precision, size="content", iterations=1, **LAYERS
+    )
+    is_a_picture(result)
+    assert result.pixels.shape == (3, 16, 4096)
+
+
+GROWTH = """
+import gc, numpy as np, nstcore
+from conftest import random_weights, smooth_picture
+
+def resident():
+    gc.collect()
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+weights = random_weights(deepest="conv2_1")
+content, style = smooth_picture(96, 90, 1), smooth_picture(80, 96, 2)
+sizes = []
+for number in range(100):
+    nstcore.stylize(content, style, weights=weights, size=64 + 16 * (number % 3), iterations=2, ladder=48,
+                    content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"), snapshot="s.h5",
+                    optimizer=("adam", "lbfgs")[number % 2], snapshot_every=1e-9, seed=number, init="noise")
+    sizes.append(resident())
+print(sizes[24], sizes[49], sizes[99])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_hundred_runs_in_one_process_do_not_grow_it(tmp_path):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")])
+    command = [sys.executable, "-c", GROWTH]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    early, middle, late = map(int, done.stdout.split())
+    print(f"resident after 25, 50, 100 runs: {early / 1e6:.1f}, {middle / 1e6:.1f}, {late / 1e6:.1f} MB")
+    # One picture of 96 pixels and its features take 5 MB: a single one kept by every run would be 250
+    assert late - middle < 3e6
+    assert late - early < 5e6
+
+
+def test_16_bit_extremes_come_out_as_they_went_in(tmp_path):
+    pixels = PICTURES["16-bit"].transpose(2, 0, 1)
+    images.write_picture(tmp_path / "deep.png", pixels, bits=16)
+    loaded = images.load(tmp_path / "deep.png")
+    assert loaded.bits == 16
+    np.testing.assert_allclose(loaded.pixels, pixels, atol=1e-7)
