@@ -1,14 +1,38 @@
-"""Picture files and colour profiles made by hand, byte by byte: what Pillow cannot write."""
+"""Picture files as tests write them, and those and colour profiles that Pillow cannot write, byte by byte."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
+import pytest
+from PIL import Image
+
+from nstcore import images
+from nstcore.errors import PictureError
 
 ADOBE_RGB = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
 ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def saved(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def refused(path: str | Path) -> str:
+    """The message, one line that a terminal can show."""
+    with pytest.raises(PictureError) as caught:
+        images.load(path)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
 
 
 def png16(samples: np.ndarray, interlaced: bool = False, chunks=()) -> bytes:
@@ -35,6 +59,7 @@ def tiff16(
     planar: bool = False,
     premultiplied: bool = False,
     profile: bytes | None = None,
+    orientation: int = 1,
 ) -> bytes:
     """A TIFF of uint16 samples (H, W, 3 or 4), in strips of 8 rows."""
     height, width, channels = samples.shape
@@ -54,7 +79,8 @@ def tiff16(
         258: ("H", [16] * channels),
         259: ("H", [number]),
         262: ("H", [2]),
-        273: ("I", strips),
+        274: ("H", [orientation]),
+        273: ("I", []),
         277: ("H", [channels]),
         278: ("I", [8]),
         279: ("I", [len(s) for s in strips]),
@@ -65,19 +91,7 @@ def tiff16(
         tags[338] = ("H", [1 if premultiplied else 2])
     if profile:
         tags[34675] = ("B", list(profile))
-    data, directory = b"", b""
-    at = 8 + 2 + 12 * len(tags) + 4
-    offsets = at + np.cumsum([0, *map(len, strips)])[:-1]
-    data = b"".join(strips)
-    for tag, (kind, values) in sorted(tags.items()):
-        values = list(offsets) if tag == 273 else values
-        content = struct.pack(f"{order}{len(values)}{kind}", *values)
-        if len(content) > 4:
-            data += bytes(len(data) % 2)
-            data, content = data + content, struct.pack(f"{order}I", at + len(data))
-        directory += struct.pack(f"{order}HHI4s", tag, {"B": 1, "H": 3, "I": 4}[kind], len(values), content)
-    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
-    return head + directory + bytes(4) + data
+    return _tiff(order, tags, strips, 273)
 
 
 def lzw(raw: bytes) -> bytes:
@@ -137,3 +151,78 @@ def _profile(space: bytes, pcs: bytes, tags: dict[str, bytes]) -> bytes:
 
 def _xyz(values) -> bytes:
     return b"XYZ " + struct.pack(">I3i", 0, *(round(v * 65536) for v in values))
+
+
+def float_tiff(
+    samples: np.ndarray,
+    order: str = "<",
+    predictor: int = 1,
+    tile: int = 0,
+    compression: str = "deflate",
+    alpha: int = 2,
+    orientation: int = 1,
+    profile: bytes | None = None,
+    sample_format: int = 3,
+) -> bytes:
+    """A TIFF of floating point (H, W, 1 to 4), in strips of 8 rows, or in tiles; `alpha` is the tag ExtraSamples.
+
+    With another `sample_format`: of whole numbers, 1 without and 2 with a sign.
+    """
+    height, width, channels = samples.shape
+    size = samples.dtype.itemsize
+    pieces = []
+    if tile:
+        whole = np.pad(samples, ((0, -height % tile), (0, -width % tile), (0, 0)))
+        for y in range(0, height, tile):
+            pieces += [whole[y : y + tile, x : x + tile] for x in range(0, width, tile)]
+    else:
+        pieces = [samples[y : y + 8] for y in range(0, height, 8)]
+    packed = []
+    for piece in pieces:
+        raw = piece.astype(piece.dtype.newbyteorder(order))
+        if predictor == 2:
+            integers = raw.view(f"{order}u{size}").copy()
+            integers[:, 1:] -= raw.view(f"{order}u{size}")[:, :-1]
+            raw = integers
+        elif predictor == 3:
+            big = piece.astype(f">f{size}").reshape(len(piece), -1, 1).view(np.uint8)
+            planes = big.swapaxes(1, 2).reshape(len(piece), -1)
+            raw = planes.copy()
+            raw[:, channels:] -= planes[:, :-channels]
+        packed.append({"none": bytes, "deflate": zlib.compress, "lzw": lzw}[compression](raw.tobytes()))
+    tags = {
+        256: ("I", [width]),
+        257: ("I", [height]),
+        258: ("H", [8 * size] * channels),
+        259: ("H", [{"none": 1, "lzw": 5, "deflate": 8}[compression]]),
+        262: ("H", [1 if channels < 3 else 2]),
+        274: ("H", [orientation]),
+        277: ("H", [channels]),
+        317: ("H", [predictor]),
+        339: ("H", [sample_format] * channels),
+    }
+    if tile:
+        tags |= {322: ("I", [tile]), 323: ("I", [tile]), 324: ("I", []), 325: ("I", [len(p) for p in packed])}
+    else:
+        tags |= {273: ("I", []), 278: ("H", [8]), 279: ("I", [len(p) for p in packed])}
+    if channels in (2, 4):
+        tags[338] = ("H", [alpha])
+    if profile:
+        tags[34675] = ("B", list(profile))
+    return _tiff(order, tags, packed, 324 if tile else 273)
+
+
+def _tiff(order: str, tags: dict[int, tuple[str, list[int]]], strips: list[bytes], place: int) -> bytes:
+    """A TIFF of these tags: type and values; the offsets of the strips become the values of tag `place`."""
+    at = 8 + 2 + 12 * len(tags) + 4
+    offsets = at + np.cumsum([0, *map(len, strips)])[:-1]
+    data, directory = b"".join(strips), b""
+    for tag, (kind, values) in sorted(tags.items()):
+        values = list(offsets) if tag == place else values
+        content = struct.pack(f"{order}{len(values)}{kind}", *values)
+        if len(content) > 4:
+            data += bytes(len(data) % 2)
+            data, content = data + content, struct.pack(f"{order}I", at + len(data))
+        directory += struct.pack(f"{order}HHI4s", tag, {"B": 1, "H": 3, "I": 4}[kind], len(values), content)
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    return head + directory + bytes(4) + data

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nstcore import images
 from nstcore.errors import OptionError, OutputError, PictureError
+from nstcore.images import read
 
 PICTURE = (smooth_picture(20, 30) * 255).astype(np.uint8)
 
@@ -100,8 +101,9 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 
 def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path = save(tmp_path, Image.fromarray(PICTURE))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(PictureError, match="100 pixels"):
+    monkeypatch.setattr(read, "MOST_PIXELS", 599)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(PictureError, match=r"more than 599 pixels.*make it smaller"):
         images.as_pixels(path)
 
 
@@ -164,7 +166,7 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, monkey
     before = path.read_bytes()
 
     def full(self, file, *_, **__):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

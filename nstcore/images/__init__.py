@@ -14,9 +14,11 @@ from .read import read_picture
 from .resize import resample, resize_mask, resize_pixels
 from .sheet import contact_sheet
 from .sizes import fit, target_size
+from .sources import MOST_PIXELS, is_standard, standard_input
 from .write import check_output, read_metadata, write_picture
 
 __all__ = [
+    "MOST_PIXELS",
     "Loaded",
     "Picture",
     "as_list",
@@ -24,6 +26,7 @@ __all__ = [
     "check_output",
     "contact_sheet",
     "fit",
+    "is_standard",
     "linear_map",
     "load",
     "luminance",
@@ -36,6 +39,7 @@ __all__ = [
     "resample",
     "resize_mask",
     "resize_pixels",
+    "standard_input",
     "target_size",
     "to_uint8",
     "with_luminance",

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from .sources import Source, open_image
+from .upright import orientation_of, turned
 
 _NATIVE = "L" if sys.byteorder == "little" else "B"
 _OTHER = {"B": "L", "L": "B"}
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
 
 
-def read_sixteen(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray | None] | None:
+def read_sixteen(image: Image.Image, source: Source) -> tuple[np.ndarray, np.ndarray | None] | None:
     """Colour and alpha of a PNG or TIFF with 16 bits per channel, upright; None where this does not apply.
 
     It applies to grey, grey with alpha (PNG), RGB and RGBA; not to CMYK, nor to a TIFF whose channels stand apart and
@@ -28,7 +30,8 @@ def read_sixteen(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray
     Parameters
     ----------
     image : PIL image
-        `path`, opened and not loaded yet.
+        `source`, opened and not loaded yet.
+    source : path, or the file's content
 
     Returns
     -------
@@ -38,10 +41,10 @@ def read_sixteen(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray
     if image.format not in ("PNG", "TIFF"):
         return None
     if image.mode.startswith("I;16") or (image.format == "PNG" and image.mode == "I"):  # the latter before Pillow 11
-        grey = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint16)
+        grey = _upright(image).astype(np.uint16)
         return grey, _keyed(grey[..., None], image)
     try:
-        found = _colour(image, path)
+        found = _colour(image, source)
     except ValueError:  # a raw mode that this Pillow lacks
         return None
     if found is None:
@@ -54,7 +57,7 @@ def read_sixteen(image: Image.Image, path: Path) -> tuple[np.ndarray, np.ndarray
     return colour, _keyed(colour, image) if channels == 3 else samples[..., -1]
 
 
-def _colour(image: Image.Image, path: Path) -> tuple[np.ndarray, bool] | None:
+def _colour(image: Image.Image, source: Source) -> tuple[np.ndarray, bool] | None:
     """Samples (H, W, C), uint16, of grey and alpha, RGB or RGBA; and whether they are multiplied by alpha."""
     tags: dict[int, Any] = getattr(image, "tag_v2", {})
     rawmodes = [_rawmode(tile) for tile in getattr(image, "tile", [])]
@@ -62,31 +65,36 @@ def _colour(image: Image.Image, path: Path) -> tuple[np.ndarray, bool] | None:
         if set(tags.get(_BITS_PER_SAMPLE, ())) != {16} or not set(rawmodes) <= set("RGBAa"):
             return None
         high = "L" if getattr(tags, "prefix", b"") == b"II" else "B"
-        return _both_bytes(path, high, lambda band: band.upper()), "a" in rawmodes
+        return _both_bytes(source, high, lambda band: band.upper()), "a" in rawmodes
     bands, _, order = (rawmodes or [""])[0].partition(";16")
     if bands == "LA" and order == "B":
         # one byte of the file for each of Pillow's channels: grey high, grey low, alpha high, alpha low
-        four = _decode(path, lambda _: "RGBA").astype(np.uint16)
+        four = _decode(source, lambda _: "RGBA").astype(np.uint16)
         return four[..., ::2] << 8 | four[..., 1::2], False
     if bands not in ("RGB", "RGBX", "RGBA", "RGBa") or order not in ("B", "L", "N"):
         return None
     premultiplied = bands == "RGBa"
     as_they_are = "RGBA" if premultiplied else bands  # else Pillow would divide each byte by alpha
-    return _both_bytes(path, _NATIVE if order == "N" else order, lambda _: as_they_are), premultiplied
+    return _both_bytes(source, _NATIVE if order == "N" else order, lambda _: as_they_are), premultiplied
 
 
-def _both_bytes(path: Path, high: str, bands: Callable[[str], str]) -> np.ndarray:
+def _both_bytes(source: Source, high: str, bands: Callable[[str], str]) -> np.ndarray:
     """Samples (H, W, C), uint16, of a file in which `high`, "B" or "L", is the raw mode that takes the high bytes."""
-    samples = _decode(path, lambda rawmode: f"{bands(rawmode)};16{high}").astype(np.uint16) << 8
-    samples |= _decode(path, lambda rawmode: f"{bands(rawmode)};16{_OTHER[high]}")
+    samples = _decode(source, lambda rawmode: f"{bands(rawmode)};16{high}").astype(np.uint16) << 8
+    samples |= _decode(source, lambda rawmode: f"{bands(rawmode)};16{_OTHER[high]}")
     return samples
 
 
-def _decode(path: Path, change: Callable[[str], str]) -> np.ndarray:
+def _decode(source: Source, change: Callable[[str], str]) -> np.ndarray:
     """The file through other raw modes, (H, W, C) uint8, upright."""
-    with Image.open(path) as image:
+    with open_image(source) as image:
         image.tile = [_with_rawmode(tile, change(_rawmode(tile))) for tile in image.tile]  # type: ignore[attr-defined]
-        return np.asarray(ImageOps.exif_transpose(image))
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> np.ndarray:
+    image.load()
+    return turned(np.asarray(image), orientation_of(image))
 
 
 def _rawmode(tile: Any) -> str:

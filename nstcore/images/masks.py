@@ -27,7 +27,7 @@ def read_mask(picture: Picture) -> np.ndarray:
     """
     if isinstance(picture, np.ndarray) and picture.dtype == bool:
         picture = picture.astype(np.float32)
-    rgb, alpha, _ = straight(picture)
+    rgb, alpha, _, _ = straight(picture)
     mask = luminance(rgb.transpose(2, 0, 1).astype(np.float64))
     if alpha is not None:
         mask = mask * alpha

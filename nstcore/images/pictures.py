@@ -29,11 +29,15 @@ class Loaded:
         None if the picture is opaque everywhere.
     bits : int
         Depth per channel of the file or array: 8, 16 or 32 (floating point).
+    note : str or None
+        What a person should know about the file, one line: that it has more frames or pages than the one that was
+        taken, or values that were cut off.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
     bits: int
+    note: str | None = None
 
 
 def load(picture: Picture) -> Loaded:
@@ -42,19 +46,20 @@ def load(picture: Picture) -> Loaded:
     Parameters
     ----------
     picture : path, PIL image, or array
-        A file of 16 bits per channel (PNG, TIFF) is read at that depth; with an embedded profile other than sRGB only
-        where that is one of curves and a matrix, else at 8 bits. A PIL image has the 8 bits that Pillow keeps (grey:
-        16). Arrays as for `as_pixels`.
+        The path "-" is standard input. A file of 16 bits per channel (PNG, TIFF) is read at that depth; with an
+        embedded profile other than sRGB only where that is one of curves and a matrix, else at 8 bits. A TIFF of
+        floating point is read as it is, 1 being white. A PIL image has the 8 bits that Pillow keeps (grey: 16). Arrays
+        as for `as_pixels`.
 
     Raises
     ------
     PictureError
         If it is no picture.
     """
-    rgb, alpha, bits = straight(picture)
+    rgb, alpha, bits, note = straight(picture)
     if alpha is not None:
         rgb = fill_hidden(rgb, alpha)
-    return Loaded(np.ascontiguousarray(rgb.transpose(2, 0, 1)), alpha, bits)
+    return Loaded(np.ascontiguousarray(rgb.transpose(2, 0, 1)), alpha, bits, note)
 
 
 def as_pixels(picture: Picture) -> np.ndarray:
@@ -75,7 +80,7 @@ def as_pixels(picture: Picture) -> np.ndarray:
     PictureError
         If it is no picture.
     """
-    rgb, alpha, _ = straight(picture)
+    rgb, alpha, _, _ = straight(picture)
     return np.ascontiguousarray(over_white(rgb, alpha).transpose(2, 0, 1))
 
 

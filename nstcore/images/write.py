@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -18,6 +21,7 @@ from .alpha import over_white
 from .pictures import to_uint8
 from .png import write_sixteen
 from .profiles import srgb_profile
+from .sources import is_standard, open_image, shown, source_of
 from .tiff import write_tiff
 
 
@@ -47,8 +51,11 @@ def check_output(
 
     `shape`, (height, width), is checked where it is known. Raises as `write_picture` does.
     """
-    _checked(Path(path), bits, quality, shape)
-    files.check_writable(path)
+    _checked(path, bits, quality, shape)
+    if is_standard(path):
+        _standard_output()
+    else:
+        files.check_writable(path)
 
 
 def write_picture(
@@ -67,7 +74,7 @@ def write_picture(
     Parameters
     ----------
     path : path
-        Ends in .png, .tif, .tiff, .jpg, .jpeg or .webp.
+        Ends in .png, .tif, .tiff, .jpg, .jpeg or .webp; or is "-": a PNG to standard output, once it is whole.
     pixels : ndarray of shape (3, H, W)
         RGB in [0, 1], not multiplied by alpha; values outside are cut off.
     metadata : mapping, optional
@@ -82,13 +89,13 @@ def write_picture(
     Raises
     ------
     OutputError
-        If the ending is unknown, the picture or its metadata too large for the format, or nothing can be written there.
+        If the ending is unknown, the picture or its metadata too large for the format, or nothing can be written there;
+        standard output that is a terminal counts as such.
     OptionError
         If the format has no such depth or no quality.
     ShapeError
         If `alpha` has another shape than the pixels.
     """
-    path = Path(path)
     if alpha is not None and alpha.shape != pixels.shape[1:]:
         raise ShapeError(f"alpha: expected {pixels.shape[1:]} for pixels {pixels.shape}, got {alpha.shape}; resize it")
     kind = _checked(path, bits, quality, (pixels.shape[1], pixels.shape[2]))
@@ -96,41 +103,75 @@ def write_picture(
     if alpha is not None and not kind.alpha:
         pixels, alpha = over_white(np.clip(pixels, 0, 1).transpose(1, 2, 0), alpha).transpose(2, 0, 1), None
     bands = pixels if alpha is None else np.concatenate([pixels, alpha[None]])
-    with files.replacing(path) as temporary:
-        if kind is _TIFF:
-            with temporary.open("wb") as file:
-                write_tiff(file, _samples(bands, bits), text, srgb_profile())
-        elif kind is _PNG and bits == 16:
-            chunks = [(b"sRGB", _PERCEPTUAL)]
-            if text is not None:
-                chunks.append((b"tEXt", f"{KEY}\0{text}".encode("ascii")))
-            with temporary.open("wb") as file:
-                write_sixteen(file, _samples(bands, bits), chunks)
-        else:
-            options = _pillow_options(path, kind, text, QUALITY if quality is None else quality)
-            Image.fromarray(_samples(bands, bits)).save(temporary, kind.name, **options)
+    options = {} if kind is _TIFF or bits == 16 else _pillow_options(path, kind, text, quality or QUALITY)
+    if is_standard(path):
+        whole = BytesIO()
+        _encode(whole, kind, _samples(bands, bits), text, options)
+        _send(_standard_output(), whole.getbuffer())
+        return
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        _encode(file, kind, _samples(bands, bits), text, options)
+
+
+def _encode(file: BinaryIO, kind: _Format, samples: np.ndarray, text: str | None, options: dict[str, Any]) -> None:
+    """Samples (H, W, C), uint8 or uint16, with the settings; `options` are Pillow's, where Pillow is to write."""
+    if kind is _TIFF:
+        write_tiff(file, samples, text, srgb_profile())
+    elif samples.dtype == np.uint16:
+        chunks = [(b"sRGB", _PERCEPTUAL)]
+        if text is not None:
+            chunks.append((b"tEXt", f"{KEY}\0{text}".encode("ascii")))
+        write_sixteen(file, samples, chunks)
+    else:
+        Image.fromarray(samples).save(file, kind.name, **options)
+
+
+def _standard_output() -> BinaryIO:
+    """`OutputError` where nobody would get the bytes, or a person would get them on the screen."""
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None or stream.closed:
+        raise OutputError("standard output: expected a file or a pipe, but it is closed; name a file with -o")
+    if stream.isatty():
+        raise OutputError("standard output: expected a file or a pipe, but it is a terminal; name a file with -o")
+    return stream
+
+
+def _send(stream: BinaryIO, content: memoryview) -> None:
+    """Everything, past the buffer: what stays in there after a failure would fail again when Python ends."""
+    try:
+        stream.flush()
+        raw = getattr(stream, "raw", stream)
+        while content:
+            content = content[raw.write(content) :]
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"standard output: cannot be written: {reason}; name a file with -o") from error
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What `write_picture` put into a picture; `PictureError` where there is nothing of the kind."""
+    source = source_of(path)
     try:
-        with Image.open(path) as image:
-            text = image.info.get(KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
-            if text is None:  # another program may have moved it behind the image data, which is decoded for this
-                text = getattr(image, "text", {}).get(KEY)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about other metadata than ours
+            with open_image(source) as image:
+                text = image.info.get(KEY) or image.getexif().get(_IMAGE_DESCRIPTION)
+                if text is None:  # another program may have moved it behind the image data, which is decoded for this
+                    text = getattr(image, "text", {}).get(KEY)
         found = json.loads(text or "")
-    except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path}: carries no settings of nstcore ({type(error).__name__})") from None
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise PictureError(f"{shown(path)}: carries no settings of nstcore ({type(error).__name__})") from None
     if not isinstance(found, dict):
-        raise PictureError(f"{path}: carries no settings of nstcore")
+        raise PictureError(f"{shown(path)}: carries no settings of nstcore")
     return found
 
 
-def _checked(path: Path, bits: int, quality: int | None, shape: tuple[int, int] | None) -> _Format:
+def _checked(path: str | Path, bits: int, quality: int | None, shape: tuple[int, int] | None) -> _Format:
     """The format that the name stands for, which can hold all this."""
-    suffix = path.suffix.lower()
+    suffix = ".png" if is_standard(path) else Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise OutputError(f"{path}: expected a name that ends in {', '.join(FORMATS)}, got {path.suffix or 'none'}")
+        got = shown(suffix) or "none"
+        raise OutputError(f"{shown(path)}: expected a name that ends in {', '.join(FORMATS)}, got {got}")
     kind = FORMATS[suffix]
     if bits not in (8, 16):
         raise OptionError(f"bits: expected 8 or 16 per channel, got {bits}")
@@ -142,7 +183,7 @@ def _checked(path: Path, bits: int, quality: int | None, shape: tuple[int, int] 
         raise OptionError(f"quality: expected 1 to 100, got {quality}")
     if shape is not None and max(shape) > kind.longest:
         raise OutputError(
-            f"{path}: {suffix} holds sides up to {kind.longest} pixels, got {shape[1]} x {shape[0]};"
+            f"{shown(path)}: {suffix} holds sides up to {kind.longest} pixels, got {shape[1]} x {shape[0]};"
             " end the name in .png or .tif"
         )
     return kind
@@ -156,7 +197,7 @@ def _samples(bands: np.ndarray, bits: int) -> np.ndarray:
     return np.ascontiguousarray(scaled.astype(np.uint16))
 
 
-def _pillow_options(path: Path, kind: _Format, text: str | None, quality: int) -> dict[str, Any]:
+def _pillow_options(path: str | Path, kind: _Format, text: str | None, quality: int) -> dict[str, Any]:
     if kind is _PNG:
         info = PngInfo()
         info.add(b"sRGB", _PERCEPTUAL)
@@ -167,7 +208,7 @@ def _pillow_options(path: Path, kind: _Format, text: str | None, quality: int) -
     if text is not None:
         if kind is _JPEG and len(text) > _EXIF_BYTES:
             raise OutputError(
-                f"{path}: a JPEG cannot carry settings of {len(text)} bytes; end the name in .png or .tif"
+                f"{shown(path)}: a JPEG cannot carry settings of {len(text)} bytes; end the name in .png or .tif"
             )
         options["exif"] = Image.Exif()
         options["exif"][_IMAGE_DESCRIPTION] = text
