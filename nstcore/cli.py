@@ -1,6 +1,7 @@
 """The command line: the parser and the exit codes. What a command does is in `nstcore.commands`.
 
-Exit codes: 0 done; 1 the run failed; 2 usage or bad input, one line on stderr; 130 interrupted.
+Exit codes: 0 done; 1 the run failed; 2 usage or bad input, one line on stderr; 130 interrupted (Ctrl-C), 143
+(SIGTERM), 129 (SIGHUP).
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .commands import rerun, run, sweep, weights
-from .errors import INTERRUPTED, NstcoreError
+from .commands.ends import Ends
+from .commands.progress import tell
+from .errors import INTERRUPTED, NstcoreError, Stopped
 from .version import __version__
+
+_LONGEST = 600  # characters of a message
 
 COMMANDS = (run, rerun, sweep, weights)
 
@@ -22,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for a wrong option, instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {_line(message)} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     args = parser().parse_args(arguments)
     try:
-        return args.run(args)
+        with Ends():
+            return args.run(args)
     except NstcoreError as error:
         _say(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         _say("interrupted before there was anything to keep")
-        return INTERRUPTED
+        return end.exit_code if isinstance(end, Stopped) else INTERRUPTED
     except MemoryError:
         _say("not enough memory; take a smaller --size, or --fit")
         return 1
@@ -59,4 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"nstcore: {' '.join(message.split())}", file=sys.stderr)
+    tell(f"nstcore: {_line(message)}")
+
+
+def _line(message: str) -> str:
+    """A message as one line that a terminal may show, whatever names and values a file or a person put into it."""
+    text = " ".join(message.split())
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "nstcore"
 FLOORS = (
     ("version", "errors"),
     ("files",),
+    ("lock",),
     ("ops", "optim", "images", "vgg", "conventions"),
     ("pretrained",),
     ("engines",),

@@ -34,6 +34,7 @@ def test_the_default_of_an_option_is_that_of_the_python_api(name):
 
 def test_every_option_of_the_python_api_has_one_of_the_command_line():
     ours = {"self", "content", "style", "engine", "on_start", "on_step", "statistics", "options", "network"}
+    ours |= {"stop", "snapshot", "snapshot_every", "resume"}  # what the commands give there is not what was given them
     assert PARAMETERS.keys() - ours == {o.api_name for o in OPTIONS.values() if o.scope in ("picture", "machine")} - {
         "offline"
     }
@@ -49,6 +50,7 @@ def test_the_words_of_an_option_are_those_of_the_program():
         "style_loss": STYLE_LOSSES,
         "pooling": ("max", "average", "l2"),
         "optimizer": transfer.OPTIMIZERS,
+        "pyramid": transfer.PYRAMIDS,
         "device": engines.DEVICES,
         "precision": engines.PRECISIONS,
     }

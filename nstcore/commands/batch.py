@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INTERRUPTED, NstcoreError, OptionError, PictureError
-from .studio import Job, Studio, reason
+from .job import Job, kept, reason
+from .progress import tell
+from .studio import Studio
 
 if TYPE_CHECKING:
     from ..objective import Objective
@@ -37,62 +39,77 @@ class Outcome:
 
 
 def check_outputs(jobs: Sequence[Job]) -> None:
-    """Refuse two jobs with one output."""
+    """Refuse two jobs with one output, or with one snapshot."""
     first: dict[str, Job] = {}
     for job in jobs:
-        place = str(job.output.resolve())
-        if place in first:
-            raise OptionError(
-                f"{job.output}: expected one job for each output, got two, of {_inputs(first[place])} and of "
-                f"{_inputs(job)}; give one another name"
-            )
-        first[place] = job
+        for what, path in (("output", job.output), ("snapshot", job.snapshot)):
+            if path is None:
+                continue
+            place = os.path.realpath(path)
+            if place in first:
+                raise OptionError(
+                    f"{path}: expected one job for each {what}, got two, of {_inputs(first[place])} and of "
+                    f"{_inputs(job)}; give one another name"
+                )
+            first[place] = job
 
 
 def paint_all(jobs: Sequence[Job], studio: Studio) -> list[Outcome]:
     """Make every picture that is not there yet. Ctrl-C stops, with the picture at hand saved as far as it is."""
     outcomes: list[Outcome] = []
-    for number, job in enumerate(jobs, 1):
-        begin = time.monotonic()
-        try:
-            state, note = _paint(job, studio, f"{number}/{len(jobs)} {job.output.name}")
-        except (NstcoreError, MemoryError) as error:
-            state, note = FAILED, reason(error)
-            print(f"nstcore: {job.output}: {note}", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            state, note = STOPPED, "before there was anything to keep"
-        outcomes.append(Outcome(job, state, note, time.monotonic() - begin))
-        if state == STOPPED:
-            print(f"nstcore: interrupted at {job.output}: {note}; the same command goes on from here", file=sys.stderr)
-            return outcomes + [Outcome(rest, LEFT) for rest in jobs[number:]]
-    return outcomes
+    try:
+        for number, job in enumerate(jobs, 1):
+            outcomes.append(_outcome(job, studio, f"{number}/{len(jobs)} {job.output.name}"))
+            if outcomes[-1].state == STOPPED or studio.ends.asked:
+                break
+    except KeyboardInterrupt:
+        outcomes.append(Outcome(jobs[len(outcomes)], STOPPED, "before there was anything to keep"))
+    rest = [Outcome(job, LEFT) for job in jobs[len(outcomes) :]]
+    if rest or outcomes[-1].state == STOPPED:
+        last = outcomes[-1]
+        where = f"interrupted at {last.job.output}: {last.note}" if last.state == STOPPED else "interrupted"
+        tell(f"nstcore: {where}; the same command goes on from here")
+    return outcomes + rest
+
+
+def _outcome(job: Job, studio: Studio, name: str) -> Outcome:
+    begin = time.monotonic()
+    try:
+        state, note = _paint(job, studio, name)
+    except (NstcoreError, MemoryError) as error:
+        state, note = FAILED, reason(error)
+        tell(f"nstcore: {job.output}: {note}")
+    return Outcome(job, state, note, time.monotonic() - begin)
 
 
 def _paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     """State and note of a job that did not fail."""
-    before = _differences(job, studio)
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    studio.check(job)
+    before = differences(job, studio)
     if before == []:
         studio.say(f"{name}: kept, it is as asked")
         return KEPT, "as it was"
-    studio.say(f"{name}{f': made again, for it was made with {_listed(before)}' if before else ''}")
-    job.output.parent.mkdir(parents=True, exist_ok=True)
+    go_on = job.snapshot is not None and os.path.exists(job.snapshot)
+    again = f": made again, for it was made with {_listed(before)}" if before and not go_on else ""
+    studio.say(f"{name}{again}")
 
     def announce(objective: Objective, _: list[Rung]) -> None:
         studio.say_once(f"weights: {objective.weights.describe()}")
         studio.say_once(f"engine: {objective.engine.describe()}")
 
-    result = studio.paint(job, name, announce)
+    result = studio.paint(job, name, announce, resume=True)
     if result.interrupted:
-        return STOPPED, "the best so far is saved"
+        return STOPPED, f"the best so far is saved{kept(job)}"
     height, width = result.pixels.shape[1:]
     return MADE, f"{width}x{height}, loss {result.terms.total:.4g}"
 
 
-def _differences(job: Job, studio: Studio) -> list[str] | None:
+def differences(job: Job, studio: Studio) -> list[str] | None:
     """In what an existing picture is not what is asked for; None if there is none."""
     from .. import images
 
-    if not job.output.exists():
+    if not os.path.exists(job.output):
         return None
     wanted = studio.request(job)
     try:
@@ -139,7 +156,9 @@ def print_summary(outcomes: Sequence[Outcome], studio: Studio) -> None:
     studio.say(", ".join(f"{counts[state]} {state}" for state in (MADE, KEPT, FAILED, STOPPED, LEFT) if counts[state]))
 
 
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """0 if every picture is there, 1 if some failed, 130 after Ctrl-C."""
+def exit_code(outcomes: Sequence[Outcome], studio: Studio) -> int:
+    """0 if every picture is there, 1 if some failed; after a signal, the code that goes with it."""
     states = {o.state for o in outcomes}
-    return INTERRUPTED if STOPPED in states else 1 if FAILED in states else 0
+    if states & {STOPPED, LEFT}:
+        return studio.ends.code or INTERRUPTED
+    return 1 if FAILED in states else 0

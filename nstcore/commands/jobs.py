@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import argparse
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError, PictureError
 from .batch import check_outputs, exit_code, paint_all, print_summary
+from .job import Job
 from .normalize import SUFFIXES
 from .settings import Settings, Source
 from .sources import from_arguments, from_table, read_toml, resolve, settings_file
-from .studio import Job, Studio
+from .studio import Studio
 
 _GRID = ("contents", "styles", "output")
 _OUTPUT = "{content}-{style}.png"
@@ -38,10 +40,10 @@ _OUTPUT = "{content}-{style}.png"
 def run(args: argparse.Namespace) -> int:
     """Check the file, make its pictures, and say what became of them; returns the exit code."""
     jobs = read_jobs(Path(args.jobs), settings_file(args.settings), from_arguments(args))
-    studio = Studio(args.quiet)
-    outcomes = paint_all(jobs, studio)
-    print_summary(outcomes, studio)
-    return exit_code(outcomes)
+    with Studio(args.quiet, args.verbose) as studio:
+        outcomes = paint_all(jobs, studio)
+        print_summary(outcomes, studio)
+        return exit_code(outcomes, studio)
 
 
 def read_jobs(path: Path, below: list[Source], above: Source) -> list[Job]:
@@ -111,7 +113,7 @@ def _grid(place: str, sources: list[Source], pictures: Any, folder: Path) -> lis
 
 def _checked(place: str, content: Path, styles: tuple[Path, ...], output: Path, settings: Settings) -> Job:
     for picture in (content, *styles):
-        if not picture.is_file():
+        if not os.path.isfile(picture):
             raise PictureError(f"{place}: {picture}: no such file; expected a picture")
     _check_output(output)
     return Job(content, styles, output, settings)
@@ -121,7 +123,7 @@ def _check_output(output: Path) -> None:
     """As `run` does, or in the nearest folder that there is; the others are made when the picture is."""
     from .. import images
 
-    folder = next(parent for parent in (output.parent, *output.parent.parents) if parent.exists())
+    folder = next(parent for parent in (output.parent, *output.parent.parents) if os.path.exists(parent))
     images.check_output(output if folder == output.parent else folder / f".{output.name}")
 
 

@@ -32,7 +32,9 @@ class Kind:
 
 
 def files(kind: Kind, value: Any) -> list[str]:
-    """The file names in a value."""
+    """The names of files to be read in a value."""
+    if isinstance(kind, Place):
+        return []
     found: list[str] = []
 
     def keep(name: str) -> str:
@@ -146,6 +148,18 @@ class File(Kind):
     def read(self, value: Any) -> str:
         if not isinstance(value, str) or not value:
             raise Unfit("the name of a picture file")
+        return value
+
+    def mapped(self, value: str, change: Callable[[str], str]) -> str:
+        return change(value)
+
+
+class Place(Kind):
+    """The name of a file to be written."""
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise Unfit("the name of a file to write")
         return value
 
     def mapped(self, value: str, change: Callable[[str], str]) -> str:

@@ -25,6 +25,7 @@ from .kinds import (
     Number,
     OrWord,
     PerStyle,
+    Place,
     Regions,
     Size,
     Text,
@@ -46,8 +47,8 @@ class Option:
         In the form of the Python API; None where something else decides, which `default_text` then names.
     metavar, help, unit : str
         For --help.
-    scope : {"picture", "machine", "file", "recipe"}
-        What it decides: the picture; where it is computed; how it is written; or other options.
+    scope : {"picture", "machine", "file", "safety", "recipe"}
+        What it decides: the picture; where it is computed; how it is written; what else is kept; or other options.
     keyword : str
         Its name in the Python API, if that is another.
     """
@@ -247,6 +248,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "of the first size",
             "pixels",
         ),
+        Option(
+            "pyramid",
+            Choice((AUTO, "off")),
+            AUTO,
+            "HOW",
+            "paint under the losses of smaller sizes, too, so that large pictures look as small ones do: auto ("
+            "above 640 pixels, in the convention relative) or off",
+        ),
     ),
     "machine": (
         Option(
@@ -313,14 +322,44 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             scope="file",
             default_text="95",
         ),
+    ),
+    "safety": (
+        Option("resume", Flag(), False, "", "go on from the snapshot, if there is one", scope="safety"),
+        Option(
+            "snapshot",
+            Place(),
+            None,
+            "FILE",
+            "where the state of the run is kept until the picture is saved",
+            scope="safety",
+            default_text="OUTPUT.snapshot.h5",
+        ),
+        Option(
+            "snapshot_every",
+            Number(),
+            60.0,
+            "S",
+            "time between two snapshots; 0: none but after Ctrl-C",
+            "seconds",
+            scope="safety",
+        ),
         Option(
             "save_every",
             Integer(1),
             None,
             "N",
             "also save the picture every N iterations, numbered",
-            scope="file",
+            scope="safety",
             default_text="never",
+        ),
+        Option(
+            "log",
+            Place(),
+            None,
+            "FILE.jsonl",
+            "add a line of JSON for every step",
+            scope="safety",
+            default_text="none",
         ),
     ),
     "settings": (

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INTERRUPTED, OptionError, PictureError, WeightsError
+from .job import STANDARD, Job, digest, ended_early, new_name, summary
 from .kinds import AUTO
-from .options import OPTIONS, add_options
+from .options import GROUPS, OPTIONS, add_options
+from .progress import add_volume, tell
 from .settings import LOSSY, Settings, Source
 from .sources import from_arguments, option_named, read
-from .studio import Job, Studio, digest, new_name, summary
+from .studio import Studio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--content", metavar="FILE", help="(default: as recorded, here or beside PICTURE)")
     add("--style", nargs="+", metavar="FILE", help="all of them (default: as recorded, here or beside PICTURE)")
     add("--anyway", action="store_true", help="take pictures and weights that are not those of then")
-    add("--quiet", action="store_true", help="print nothing but errors")
-    add_options(parser, ("weights", "offline", "device", "precision", "threads"))
+    add_volume(parser)
+    safety = tuple(option.name for option in GROUPS["safety"])
+    add_options(parser, ("weights", "offline", "device", "precision", "threads", *safety))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
     old = Path(args.picture)
     given = from_arguments(args)
     record = _record(old)
-    studio = Studio(args.quiet)
     inputs = _Inputs(old, args.anyway)
     content = inputs.find("content", record["content"], args.content, "--content")
     styles = args.style or [None] * len(record["style"])
@@ -55,23 +57,25 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError(f"--style: expected {len(record['style'])} pictures, as then, got {len(styles)}")
     found = [inputs.find("style", then, now, "--style") for then, now in zip(record["style"], styles, strict=True)]
     values = _values(record, old, inputs)
-    offline = given.values.get("offline", False)
-    values["weights"] = _weights(record["weights"], given.values.get("weights"), offline, args.anyway, studio, old)
-    settings = Settings([Source(f"the settings in {old.name}", values, strict=False), given])
-    output = settings.picture("output") or new_name(old.parent, old.stem, old.suffix)
-    if output.exists() and output.samefile(old):
+    output = given.pictures.get("output") or new_name(old.parent, old.stem, old.suffix)
+    if output == STANDARD:
+        raise OptionError("--output: expected a file, to compare its pixels with those of then, got standard output")
+    if os.path.exists(output) and output.samefile(old):
         raise OptionError(f"--output: expected another name than that of the picture itself, got {output}")
-    studio.say(f"the settings of {old}, made by nstcore {record.get('versions', {}).get('nstcore', 'unknown')}")
-    if not record.get("complete", True):
-        studio.say(f"{old} ended before its time ({record.get('status')}); this makes the whole of it")
-
-    job = Job(content, tuple(found), output, settings)
-    result = studio.paint(job)
-    if result.interrupted:
-        print(f"nstcore: interrupted; the best picture so far is in {output}", file=sys.stderr)
-        return INTERRUPTED
-    studio.say(summary(job, result))
-    studio.say(_compared(old, output, record))
+    with Studio(args.quiet, args.verbose) as studio:
+        offline = given.values.get("offline", False)
+        values["weights"] = _weights(record["weights"], given.values.get("weights"), offline, args.anyway, studio, old)
+        settings = Settings([Source(f"the settings in {old.name}", values, strict=False), given])
+        studio.say(f"the settings of {old}, made by nstcore {record.get('versions', {}).get('nstcore', 'unknown')}")
+        if not record.get("complete", True):
+            studio.say(f"{old} ended before its time ({record.get('status')}); this makes the whole of it")
+        job = Job(content, tuple(found), output, settings)
+        result = studio.paint(job)
+        if result.interrupted:
+            tell(ended_early(job))
+            return studio.ends.code or INTERRUPTED
+        studio.say(summary(job, result))
+        studio.say(_compared(old, output, record))
     return 0
 
 
@@ -79,7 +83,7 @@ def _record(path: Path) -> Mapping[str, Any]:
     """What a picture says of how it was made."""
     from .. import images
 
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PictureError(f"{path}: no such file; expected a picture that nstcore made")
     record = images.read_metadata(path)
     parts = (("content", dict), ("style", list), ("settings", dict), ("weights", dict))

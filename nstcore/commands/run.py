@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INTERRUPTED, OptionError
 from . import jobs
+from .batch import differences
+from .job import STANDARD, Job, ended_early, names, new_name, pictures, snapshot_of, summary
 from .options import add_options
+from .plan import print_plan
+from .progress import add_volume, tell
 from .settings import Source
 from .sources import describe_recipe, from_arguments, recipe_names, resolve, settings_file
-from .studio import EXAMPLES, Job, Studio, new_name, pictures, summary
+from .studio import EXAMPLES, Studio
 
 if TYPE_CHECKING:
     from ..objective import Objective
@@ -32,19 +35,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("content", nargs="?", metavar="CONTENT", help="what is painted")
+    add("content", nargs="?", metavar="CONTENT", help="what is painted; - is standard input")
     add("style", nargs="*", metavar="STYLE", help="how it is painted; several styles are blended")
     add(
         "-o",
         "--output",
         metavar="FILE",
-        help="PNG, JPEG, WebP or TIFF (default: CONTENT-STYLE.png, a new name)",
+        help="PNG, JPEG, WebP or TIFF; - is standard output, as PNG (default: CONTENT-STYLE.png, a new name)",
     )
     add("--settings", metavar="FILE.toml", help="options by name, and content, style, output (default: none)")
     add("--jobs", metavar="FILE.toml", help="many pictures: [defaults], [[job]], [[grid]] (default: one picture)")
     add("--list-recipes", action="store_true", help="print the recipes and their settings")
     add("--equivalents", action="store_true", help="also print the weights that mean the same in other conventions")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    add("--plan", action="store_true", help="print what it would take, in memory and time, and paint nothing")
+    add_volume(parser)
     add_options(parser)
 
 
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             (args.content, "CONTENT"),
             (args.output, "--output"),
             (args.equivalents, "--equivalents"),
+            (args.plan, "--plan"),
         ):
             if given:
                 raise OptionError(
@@ -74,21 +79,39 @@ def _run_one(args: argparse.Namespace) -> int:
     if named is None:
         settings = resolve(sources, EXAMPLE)
     content, styles = named or (EXAMPLES / "content.jpg", (EXAMPLES / "style.jpg",))
-    output = settings.picture("output") or new_name(Path(), f"{content.stem}-{styles[0].stem}")
+    output = settings.picture("output") or _default_output(content, styles[0], settings["resume"])
     job = Job(content, styles, output, settings)
-    studio = Studio(args.quiet)
-    if named is None:
-        studio.say(f"The example pair: {content}, {styles[0]}")
+    with Studio(args.quiet, args.verbose, "error" if output == STANDARD else "output") as studio:
+        if named is None:
+            studio.say(f"The example pair: {content}, {styles[0]}")
+        if args.plan:
+            return print_plan(job, studio)
+        if settings["resume"] and output != STANDARD and output.exists():
+            studio.check(job)
+            if differences(job, studio) == []:
+                studio.say(f"{output}: kept, it is as asked")
+                return 0
 
-    def announce(objective: Objective, rungs: list[Rung]) -> None:
-        _announce(objective, rungs, args.equivalents, studio.say)
+        def announce(objective: Objective, rungs: list[Rung]) -> None:
+            _announce(objective, rungs, args.equivalents, studio.say)
 
-    result = studio.paint(job, on_start=announce)
-    if result.interrupted:
-        print(f"nstcore: interrupted; the best picture so far is in {output}", file=sys.stderr)
-        return INTERRUPTED
-    studio.say(summary(job, result))
+        result = studio.paint(job, on_start=announce)
+        if result.interrupted:
+            tell(ended_early(job))
+            return studio.ends.code or INTERRUPTED
+        studio.say(summary(job, result))
     return 0
+
+
+def _default_output(content: Path, style: Path, resume: bool) -> Path:
+    """A new name after the pictures; to go on, the one of the last run that has left a snapshot."""
+    content, style = (Path("input") if path == STANDARD else path for path in (content, style))
+    stem = f"{content.stem}-{style.stem}"
+    if resume:
+        left = [name for name in names(Path(), stem) if snapshot_of(name).exists()]
+        if left:
+            return left[-1]
+    return new_name(Path(), stem)
 
 
 def _announce(objective: Objective, rungs: list[Rung], equivalents: bool, say: Callable[[str], None]) -> None:

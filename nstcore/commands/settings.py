@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ class Settings:
     def record(self, digest: Callable[[str], str]) -> dict[str, str]:
         """Every option that decides the picture or its file, as text, with `digest` in place of file names: equal for
         two requests exactly if they ask for the same picture."""
-        names = [n for n, o in OPTIONS.items() if o.scope in ("picture", "file") and n != "save_every"]
+        names = [n for n, o in OPTIONS.items() if o.scope in ("picture", "file")]
         record = {}
         for name in [*names, "precision"]:
             value = self[name]
@@ -123,7 +124,7 @@ class Settings:
                 )
         for name in self._level:
             for file in files(OPTIONS[name].kind, self[name]):
-                if not Path(file).is_file():
+                if not os.path.isfile(file):
                     words = f"{', '.join(INITS)} or a picture file" if name == "init" else "a picture file"
                     raise OptionError(f"{self._label(name)}: expected {words}, got {file!r}, which is none")
         level = self._picture_level.get("output", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,11 +70,23 @@ def read(option: Option, value: Any, label: str) -> Any:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """A TOML file; `OptionError` in one line if it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not _within_64_bits(table):
+            raise ValueError("whole numbers have 64 bits at most")
+        return table
     except OSError as error:
         raise OptionError(f"{path}: expected {what}, found {(error.strerror or str(error)).lower()}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"{path}: expected {what} in TOML: {error}") from None
+
+
+def _within_64_bits(value: Any) -> bool:
+    """What TOML demands of every whole number, and `tomllib` leaves to us."""
+    if isinstance(value, dict):
+        return all(map(_within_64_bits, value.values()))
+    if isinstance(value, list):
+        return all(map(_within_64_bits, value))
+    return not isinstance(value, int) or -(1 << 63) <= value < 1 << 63
 
 
 def from_table(
@@ -94,7 +107,7 @@ def from_table(
         else:
             option = option_named(key, name, pictures)
             values[option.name] = option.kind.mapped(read(option, value, label), beside)
-    if "weights" in values and (folder / values["weights"]).is_file():
+    if "weights" in values and os.path.isfile(folder / values["weights"]):
         values["weights"] = beside(values["weights"])
     for key in {"content", "output"} & named.keys():
         named[key] = folder / named[key]

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..errors import OptionError
 from .batch import KEPT, MADE, Outcome, check_outputs, exit_code, paint_all, print_summary
+from .job import Job, held, pictures
 from .kinds import show
 from .options import Option, add_options
+from .progress import add_volume
 from .settings import Source
 from .sources import from_arguments, option_named, read, resolve, settings_file
-from .studio import EXAMPLES, Job, Studio, pictures
+from .studio import EXAMPLES, Studio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("-o", "--output", metavar="DIR", required=True, help=f"folder of the pictures and of {SHEET} (required)")
     add("--settings", metavar="FILE.toml", help="options by name, and content and style (default: none)")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    add_volume(parser)
     add_options(parser)
 
 
@@ -75,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     files.check_writable(folder / SHEET)
 
-    studio = Studio(args.quiet)
-    outcomes = paint_all(jobs, studio)
-    print_summary(outcomes, studio)
-    if any(outcome.state in (MADE, KEPT) for outcome in outcomes):
-        title = f"{content.stem} - {', '.join(style.stem for style in styles)}"
-        _write_sheet(folder / SHEET, outcomes, labels, axes, title)
-        studio.say(f"the sheet: {folder / SHEET}")
-    return exit_code(outcomes)
+    with Studio(args.quiet, args.verbose) as studio, held(folder / SHEET):
+        outcomes = paint_all(jobs, studio)
+        print_summary(outcomes, studio)
+        if any(outcome.state in (MADE, KEPT) for outcome in outcomes):
+            title = f"{content.stem} - {', '.join(style.stem for style in styles)}"
+            _write_sheet(folder / SHEET, outcomes, labels, axes, title)
+            studio.say(f"the sheet: {folder / SHEET}")
+        return exit_code(outcomes, studio)
 
 
 def read_axes(texts: Sequence[str], given: Source) -> list[Axis]:

@@ -126,9 +126,9 @@ def run_get(args: argparse.Namespace) -> int:
         try:
             timeout = TIMEOUT if args.timeout is None else args.timeout
             fetch(entry.name, source=args.source, timeout=timeout, progress=progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as end:
             print("nstcore: interrupted; the same command resumes the download", file=sys.stderr)
-            return INTERRUPTED
+            return getattr(end, "exit_code", INTERRUPTED)
     _print_facts(read_weights(path))
     if not entry.hashes:
         print("checked        nothing: no hash of this file is known")

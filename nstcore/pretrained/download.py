@@ -30,10 +30,10 @@ from typing import Any
 
 from .. import vgg
 from ..errors import OptionError, OutputError, WeightsError
+from ..lock import locked
 from ..version import __version__
 from . import places
 from .convert import convert_entry, make_folder
-from .lock import locked
 from .registry import Digests, Entry, Registry, default_registry, file_digests
 from .weights import shown
 
@@ -102,10 +102,16 @@ def fetch(
     if remote and not urls:
         raise WeightsError(f"weights {name}: no address is known ({entry.note}); give a copy with --from URL-or-file")
     target = places.cached_path(entry.name)
+    lock = target.with_name(f".{entry.name}.lock")
+
+    def busy(holder: str) -> WeightsError:
+        way_out = f"wait for it, or if there is none, remove {shown(lock)}"
+        return WeightsError(f"weights {name}: another process is fetching them; {way_out} ({holder})")
+
     missing = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     make_folder(target.parent)
     try:
-        with locked(target.with_name(f".{entry.name}.lock"), entry.name) as beat:
+        with locked(lock, busy, "set NSTCORE_HOME") as beat:
             if source is not None and not remote:
                 _convert_copy(entry, Path(source), target)
             else:
