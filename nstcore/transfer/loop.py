@@ -84,6 +84,8 @@ class Loop:
             reason = "not enough memory; take a smaller size" if isinstance(error, MemoryError) else str(error)
             kept = None if self._painting is None else self._result(reason)
             raise FailedRun(reason, kept) from error
+        finally:
+            self._painting = None  # a painting knows its loop: memory would wait for the garbage collector
 
     def _painted(
         self,
