@@ -112,3 +112,18 @@ def test_every_public_function_has_a_docstring():
             if public and not ast.get_docstring(node):
                 missing.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not missing
+
+
+def test_nothing_runs_what_a_file_says():
+    """No unpickling, no shell, no evaluated text: not in the package, not in the tools."""
+    for path in [*MODULES, *sorted((PACKAGE.parent / "tools").glob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                assert not {"pickle", "shelve", "marshal", "dill", "joblib"} & set(names), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "os.system", "os.popen"), f"{path}:{node.lineno}"
+                loads = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert loads.get("shell", "False") == "False", f"{path}:{node.lineno}"
+                assert called.split(".")[-1] not in ("load", "loads") or loads.get("allow_pickle", "False") == "False"

@@ -187,3 +187,15 @@ def test_a_damaged_snapshot_is_refused_in_one_line(damage, weights, tmp_path):
 def test_to_resume_takes_a_snapshot(weights):
     with pytest.raises(OptionError, match="resume: expected a snapshot"):
         paint(weights, resume=True)
+
+
+@pytest.mark.parametrize("way", ["adam", "lbfgs"])
+def test_what_fitted_then_is_taken_whatever_fits_now(way, weights, tmp_path, monkeypatch):
+    options, file = WAYS[way] | {"fit": True, "size": 60}, tmp_path / "s.h5"
+    plain = nstcore.transfer.plan.Needs.largest
+    monkeypatch.setattr(nstcore.transfer.plan.Needs, "largest", lambda needs, wanted: needs.plan((32, 48), 2))
+    whole = paint(weights, **options)
+    first = paint(weights, **options, snapshot=file, stop=after(4))
+    assert first.pixels.shape == (3, 32, 48)
+    monkeypatch.setattr(nstcore.transfer.plan.Needs, "largest", plain)
+    same(whole, paint(weights, **options, snapshot=file, resume=True))

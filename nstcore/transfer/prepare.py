@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,8 @@ def prepare(
         raise OptionError(f"iterations: expected 1 or more, got {iterations}")
     if history < 1:
         raise OptionError(f"history: expected 1 or more, got {history}; the usual one is 20")
+    if not 0 < learning_rate < math.inf:
+        raise OptionError(f"learning_rate: expected a number above 0, got {learning_rate}; the usual one is 0.02")
     if not 0 <= average < 1:
         raise OptionError(f"average: expected a decay in [0, 1), got {average}; the usual one is 0.9, and 0 is none")
     with_pyramid = chosen(pyramid, options.get("convention", "relative"))

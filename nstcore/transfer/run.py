@@ -19,7 +19,7 @@ from .prepare import prepare
 from .progress import Progress
 from .record import made_with, named, named_masks
 from .result import Result, Step
-from .snapshot import Clock
+from .snapshot import Clock, open_snapshot
 from .start import INITS, parts_of
 
 
@@ -134,12 +134,14 @@ def stylize(
     parts = parts_of(init)
     styles = images.as_list(style)
     masks = named_masks(options)
+    # What fits now may not be what fitted when the run began
+    then = _fitted(snapshot) if fit and resume and snapshot is not None else None
     prepared = prepare(
         content,
         styles,
         weights=weights,
-        size=size,
-        fit=fit,
+        size=then["size"] if then else size,
+        fit=fit and not then,
         style_scale=style_scale,
         style_size=style_size,
         colors=colors,
@@ -149,7 +151,7 @@ def stylize(
         optimizer=optimizer,
         learning_rate=learning_rate,
         average=average,
-        history=history,
+        history=then.get("history", history) if then else history,
         device=device,
         dtype=dtype,
         threads=threads,
@@ -203,3 +205,11 @@ def stylize(
         prepared.needs.network,
     )
     return loop.run(on_start, resume)
+
+
+def _fitted(snapshot: str | Path) -> dict[str, Any]:
+    """What `fit` came to in the run that a snapshot is of."""
+    with open_snapshot(snapshot) as (record, _):
+        asked, made = record["request"], record["request"]["ladder or pyramid"][-1]
+        history = {"history": asked["--history"]} if "--history" in asked else {}
+        return {"size": max(made["height"], made["width"])} | history
