@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ from nstcore import vgg
 from nstcore.engines.cpu import library
 from nstcore.engines.cuda import gpu, on_cpu
 from nstcore.pretrained import Preprocessing, Weights, convert, read_weights
+
+# Tests that run side by side get a core each: threads that spin for one another would take turns
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -121,6 +121,9 @@ def test_no_kernel_races_and_threads_do_not_change_a_bit(threaded):
 
 
 def test_a_race_is_noticed(threaded):
-    done = race(threaded, "race")
+    for _ in range(20):  # threads that happen to run one after the other, as on a single core, do not race
+        done = race(threaded, "race")
+        if done.returncode:
+            break
     assert done.returncode != 0
     assert "ThreadSanitizer: data race" in done.stderr
