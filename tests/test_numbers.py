@@ -140,3 +140,16 @@ def test_weights_that_overflow_float32_end_in_one_line_that_names_the_term():
         nstcore.stylize(CONTENT, STYLE, weights=weights, size=32, iterations=3, device="cpu", **LAYERS)
     assert failed.value.result is None
     assert "\n" not in str(failed.value)
+
+
+def test_pairs_that_mislead_are_dropped_and_it_is_told():
+    """A whole line search sees nothing but higher losses; the one along the gradient that follows does not."""
+    weights = np.geomspace(1, 1e3, 60).reshape(3, 4, 5)
+
+    def spoil(call, x, loss, g):
+        return float((weights * (x - 0.5) ** 2).sum()) + 1e3 * (12 <= call < 32), 2 * weights * (x - 0.5)
+
+    made = painting(Bowl(spoil), "lbfgs", evaluations=120)
+    paint(made)
+    assert made.progress.events == ["L-BFGS: the remembered steps led nowhere lower and were dropped"]
+    assert made.terms.total < 1e-3

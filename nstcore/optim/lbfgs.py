@@ -133,7 +133,7 @@ def minimize_lbfgs(
     step, search = 0.0, None
     while True:
         now = LBFGSState(pairs.arrays(), memory.first_norm, memory.flat)
-        seen = State(run.evaluations, iterations, run.loss, run.x, step, norm, search, now)
+        seen = State(run.evaluations, iterations, run.loss, run.x, step, norm, search, run.dropped, now)
         converged = norm <= tolerance_gradient * memory.first_norm
         if callback is not None and callback(seen) is True:
             status = "stopped by the callback"
@@ -160,6 +160,7 @@ def minimize_lbfgs(
 
 def _iterate(run: _Run, pairs: Pairs, max_evaluations: int, c1: float, c2: float) -> Search | None:
     """One accepted step; None if there is none, even along the steepest descent."""
+    run.dropped = False
     while True:
         remembered = len(pairs) > 0
         dphi0, alpha_max = run.aim(pairs)
@@ -180,6 +181,7 @@ def _iterate(run: _Run, pairs: Pairs, max_evaluations: int, c1: float, c2: float
         if not remembered or run.evaluations >= max_evaluations:
             return None
         pairs.clear()  # the pairs mislead; the steepest descent does not need them
+        run.dropped = True
 
 
 class _Run:
@@ -198,6 +200,7 @@ class _Run:
         self._norm = math.nan  # max|g| over the free elements
         self._placed = math.nan  # the alpha that _x_trial belongs to
         self.evaluations = 0
+        self.dropped = False  # the pairs, in the last iteration
         self.loss = math.inf
         self._lowest = math.nan  # the alpha that _g_lowest belongs to
         self._phi_lowest = math.inf

@@ -30,6 +30,8 @@ class State:
         Largest absolute element of the projected gradient at `x`, which is 0 at a minimum (L-BFGS); None (Adam).
     search : Search or None
         The line search that led here (L-BFGS); None at the starting point, and for Adam.
+    dropped : bool
+        Whether the pairs misled, and were dropped, on the way here (L-BFGS).
     state : AdamState or LBFGSState
         With `x`, what a run can go on from here. Its arrays are the run's own: to be read only, and only until the
         callback returns.
@@ -42,6 +44,7 @@ class State:
     step: float
     gradient_norm: float | None = None
     search: Search | None = None
+    dropped: bool = False
     state: Any = field(default=None, repr=False)
 
 

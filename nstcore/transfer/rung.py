@@ -140,6 +140,8 @@ class Painting:
 
     def _iterated(self, state: State) -> bool:
         self.progress.step_length = state.step
+        if state.dropped:
+            self.progress.note("L-BFGS: the remembered steps led nowhere lower and were dropped")
         return self.keep(self, state)
 
     def _goes_on(self, end: Minimum) -> bool:
