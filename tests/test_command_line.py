@@ -226,14 +226,15 @@ def test_a_run_that_fails_saves_the_best_picture_and_exits_1(pair, tmp_path, mon
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["weights", "--help"], ["--version"]])
 def test_help_answers_at_once(arguments):
-    times = []
+    times = []  # of the processor: what else the machine does costs nothing
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         done = nst(*arguments)
-        times.append(time.perf_counter() - start)
+        end = os.times()
+        times.append(end.children_user + end.children_system - start.children_user - start.children_system)
         assert done.returncode == 0
         assert done.stdout
-    assert min(times) < 0.4
+    assert 0 < min(times) < 0.4
 
 
 def test_jpeg_says_once_that_it_has_no_transparency(pair, tmp_path, capsys):
