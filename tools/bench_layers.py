@@ -13,10 +13,11 @@ from bench_common import Report, about, median, milliseconds, pictures, planes, 
 from bench_flops import convolution
 
 from nstcore import Objective, Weights, vgg
+from nstcore.engines.base import BACKWARD, FORWARD, PIXELS
 from nstcore.engines.cpu import CpuEngine
 from nstcore.errors import DeviceError
 
-FORWARD, BACKWARD = "forward", "backward"
+PREPARATION, REST = "pre-processing", "Gram matrices, losses, Python"
 FORMATS = {"NCHW": False, "channels_last": True}
 HEADER = (
     "size",
@@ -31,32 +32,11 @@ HEADER = (
 )
 
 
-class TimedLibrary:
-    """A native library that notes every call: (function, seconds)."""
-
-    def __init__(self, library: Any) -> None:
-        self._library = library
-        self.calls: list[tuple[str, float]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._library, name)
-        if not callable(function):
-            return function
-
-        def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*arguments)
-            self.calls.append((name, time.perf_counter() - start))
-            return result
-
-        return timed
-
-
 @dataclass
 class Pass:
     """One row: a pass of a layer, and its seconds in every round."""
 
-    step: vgg.Step | None
+    step: vgg.Step
     layer: str
     name: str
     mine: list[float] = field(default_factory=list)
@@ -64,21 +44,20 @@ class Pass:
 
 
 class Layers:
-    """The network at one size, timed call by call."""
+    """The network at one size, timed step by step."""
 
     def __init__(self, weights: Weights, size: int, threads: int) -> None:
         engine = CpuEngine(threads=threads)
         if engine.library is None:
             raise DeviceError("layers: expected the native kernels, found none; build them, or take another command")
-        self.library = TimedLibrary(engine.library)
-        engine.library = self.library  # type: ignore[assignment]
         content, style, start = pictures(size)
         self.objective = Objective(weights, content, style, engine=engine)
         self.pixels = planes(start)
         self.weights, self.size = weights, size
-        self.steps = self.objective.network.steps
+        self.network = self.objective.network
+        self.steps = self.network.steps
         self.rows = {key: Pass(step, *key) for step, key in self._keys()}
-        self.rest: dict[str, list[float]] = defaultdict(list)
+        self.rest: dict[str, list[float]] = {PREPARATION: [], REST: []}
         self.step_seconds: list[float] = []
 
     def _keys(self) -> Iterator[tuple[vgg.Step, tuple[str, str]]]:
@@ -88,40 +67,29 @@ class Layers:
             yield step, (step.name, BACKWARD)
 
     def measure(self) -> None:
-        """One step; its calls in order are the layers in order."""
+        """One step, and how long each layer takes in it."""
         self.objective(self.pixels)
-        self.library.calls.clear()
+        found: dict[tuple[str, str], float] = {}
+        self.network.watch(lambda layer, direction, seconds: found.update({(layer, direction): seconds}))
         start = time.perf_counter()
         self.objective(self.pixels)
         self.step_seconds.append(time.perf_counter() - start)
-        convolutions = [s.name for s in self.steps if s.kind == "conv"]
-        pools = [s.name for s in self.steps if s.kind == "pool"]
-        ahead = {
-            "first_forward": iter([(convolutions[0], FORWARD)]),
-            "conv_forward": iter([(name, FORWARD) for name in convolutions[1:]]),
-            "conv_backward": iter([(name, BACKWARD) for name in reversed(convolutions[1:])]),
-            "pool_backward": iter([(name, BACKWARD) for name in reversed(pools)]),
-            "first_backward": iter([(convolutions[0], BACKWARD)]),
-        }
-        rest: dict[str, float] = defaultdict(float)
-        for function, seconds in self.library.calls:
-            if function in ahead:
-                self.rows[next(ahead[function])].mine.append(seconds)
-            else:
-                rest[f"nst_{function}"] += seconds
-        rest["Python between the calls"] = self.step_seconds[-1] - sum(s for _, s in self.library.calls)
-        for name, seconds in rest.items():
-            self.rest[name].append(seconds)
+        self.network.watch(None)
+        self.rest[REST].append(self.step_seconds[-1] - sum(found.values()))
+        self.rest[PREPARATION].append(found.pop((PIXELS, FORWARD)))
+        for key, seconds in found.items():
+            self.rows[key].mine.append(seconds)
 
     def fused(self, row: Pass) -> str:
         """What a call does besides its layer."""
-        assert row.step is not None
         i = self.steps.index(row.step)
+        above = self.steps[i + 1] if i + 1 < len(self.steps) else None
         if row.name == FORWARD:
-            above = self.steps[i + 1] if i + 1 < len(self.steps) else None
             return f" + {above.name}" if above is not None and above.kind == "pool" else ""
-        below = self.steps[i - 1].output if i else None
-        return f" + losses at {below}" if below in self.objective.network.taps else ""
+        places = [row.step.output] if above is None else []  # losses at the top come with the step below them
+        places += [self.steps[i - 1].output] if i else []
+        places = [place for place in places if place in self.network.taps]
+        return f" + losses at {', '.join(places)}" if places else ""
 
 
 def layers_report(weights: Weights, sizes: list[int], threads: int, rounds: int) -> Report:
@@ -151,7 +119,6 @@ def _rows(mine: Layers) -> list[tuple[str, ...]]:
     size = f"{mine.size}x{mine.size}"
     rows, own_sum, peer_sum = [], 0.0, 0.0
     for row in mine.rows.values():
-        assert row.step is not None
         own = median(row.mine) if row.mine else None  # a pooling comes with the convolution before it
         form = min(row.peer, key=lambda f: median(row.peer[f]), default=None)
         peer = None if form is None else median(row.peer[form])

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -28,6 +30,11 @@ from ..errors import OptionError
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from .memory import free_memory
+
+Watcher = Callable[[str, str, float], object]  # (layer, pass, seconds)
+FORWARD, BACKWARD = "forward", "backward"  # the two passes
+PIXELS = "pixels"  # the layer's name for the pre-processing
+_UNWATCHED = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class Network(ABC):
 
     itemsize: int
     apart: bool = False
+    _watcher: Watcher | None = None
 
     def __init__(self, weights: Weights, taps: Iterable[str], pooling: str) -> None:
         if pooling not in ops.POOLINGS:
@@ -87,14 +95,51 @@ class Network(ABC):
         weights.require(self.taps)
 
     def twin(self) -> Self:
-        """A network for a picture of its own, with the same filters."""
+        """A network for a picture of its own, with the same filters. Nobody watches it yet."""
         other = copy.copy(self)
+        other._watcher = None
         other._empty()
         return other
 
     @abstractmethod
     def _empty(self) -> None:
         """Have no buffers, without touching those that there are."""
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """From now on time every step of each forward and backward; None ends it.
+
+        As a step ends, watcher(layer, "forward" or "backward", seconds) is called: once for every step that the engine
+        computes, in its order. `layer` is the step's name ("conv1_1", "pool1"), or "pixels" for the pre-processing.
+        What an engine fuses has the convolution's name: a pooling with the convolution before it, or the way from
+        conv1_1 back to the pixels. The gradient of a loss counts to the step with which the engine computes it.
+
+        The numbers computed are the same, to the bit. A GPU is waited for before and after every step, which costs time
+        that an unwatched pass does not take, and a kernel's first launch includes its compilation. What the watcher
+        raises ends the pass. Where float16 tries a backward pass again, its steps, and those of the forward pass
+        before it, are reported again.
+
+        Parameters
+        ----------
+        watcher : callable, or None
+            Takes the place of the last one. A twin has one of its own.
+        """
+        self._watcher = watcher
+
+    def _timed(self, layer: str, direction: str) -> AbstractContextManager[None]:
+        """What one step is computed within."""
+        return _UNWATCHED if self._watcher is None else self._clock(self._watcher, layer, direction)
+
+    @contextmanager
+    def _clock(self, watcher: Watcher, layer: str, direction: str) -> Iterator[None]:
+        self._wait()
+        start = time.perf_counter()
+        yield
+        self._wait()
+        watcher(layer, direction, time.perf_counter() - start)
+
+    def _wait(self) -> None:
+        """Return when everything that was begun is computed."""
+        return  # an engine whose calls return earlier has its own
 
     def shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """Shape (N, H, W) of every layer that is computed for a picture of that size; refuses one that is too small."""

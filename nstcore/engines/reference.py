@@ -14,7 +14,8 @@ import numpy as np
 from .. import ops
 from ..optim import Vectors
 from ..pretrained.weights import Weights
-from .base import Engine, Network, TapGradient
+from ..vgg import Step
+from .base import BACKWARD, FORWARD, PIXELS, Engine, Network, TapGradient
 
 
 class ReferenceEngine(Engine):
@@ -69,41 +70,45 @@ class ReferenceNetwork(Network):
         self.shapes(*pixels.shape[1:])
         self.values = {}
         self.choices = {}
-        x = ops.preprocess_forward(pixels.astype(self.dtype), *self.preprocessing)
+        with self._timed(PIXELS, FORWARD):
+            x = ops.preprocess_forward(pixels.astype(self.dtype), *self.preprocessing)
         for step in self.steps:
-            if step.kind == "conv":
-                w, b = self.filters[step.name]
-                self.values[step.name] = ops.conv_forward(x, w, b, self.weights.padding_of(step.name))
-                x = ops.relu_forward(self.values[step.name])
-                if decisions is not None:
-                    x = np.where(decisions[step.output], self.values[step.name], 0)
-            else:
-                x, choice = ops.pool_forward(x, self.pooling)
-                if choice is not None:
-                    if decisions is not None:
-                        choice = decisions[step.name]
-                        x = _chosen(self.values[self._below(step.name)], choice)
-                    self.choices[step.name] = choice
-            self.values[step.output] = x
+            with self._timed(step.name, FORWARD):
+                x = self.values[step.output] = self._step_forward(step, x, decisions)
         self._mask = {n: v > 0 for n, v in self.values.items() if n.startswith("relu")}
         if decisions is not None:
             self._mask = {n: decisions[n] for n in self._mask}
 
+    def _step_forward(self, step: Step, x: np.ndarray, decisions: Mapping[str, np.ndarray] | None) -> np.ndarray:
+        if step.kind == "conv":
+            w, b = self.filters[step.name]
+            y = self.values[step.name] = ops.conv_forward(x, w, b, self.weights.padding_of(step.name))
+            return ops.relu_forward(y) if decisions is None else np.where(decisions[step.output], y, 0)
+        y, choice = ops.pool_forward(x, self.pooling)
+        if choice is not None:
+            if decisions is not None:
+                choice = decisions[step.name]
+                y = _chosen(x, choice)
+            self.choices[step.name] = choice
+        return y
+
     def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
         dy = np.zeros_like(self.values[self.steps[-1].output])
         for step in reversed(self.steps):
-            y = self.values[step.output]
-            if step.kind == "conv":
-                dy = self._add(dy, step.output, gradients)
-                # forward: y = relu(x), whose derivative is 1 where the mask (y > 0) is
-                dy = ops.relu_backward(dy, self._mask[step.output].astype(self.dtype))
-                dy = self._add(dy, step.name, gradients)
-                dy = ops.conv_backward(dy, self.filters[step.name][0], self.weights.padding_of(step.name))
-            else:
-                dy = self._add(dy, step.name, gradients)
-                x = self.values[self._below(step.name)]
-                dy = ops.pool_backward(dy, x, y, self.choices.get(step.name), self.pooling)
-        return ops.preprocess_backward(dy, *self.preprocessing)
+            with self._timed(step.name, BACKWARD):
+                dy = self._step_backward(step, dy, gradients)
+        with self._timed(PIXELS, BACKWARD):
+            return ops.preprocess_backward(dy, *self.preprocessing)
+
+    def _step_backward(self, step: Step, dy: np.ndarray, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
+        dy = self._add(dy, step.output, gradients)
+        if step.kind == "conv":
+            # forward: y = relu(x), whose derivative is 1 where the mask (y > 0) is
+            dy = ops.relu_backward(dy, self._mask[step.output].astype(self.dtype))
+            dy = self._add(dy, step.name, gradients)
+            return ops.conv_backward(dy, self.filters[step.name][0], self.weights.padding_of(step.name))
+        x, y = self.values[self._below(step.name)], self.values[step.name]
+        return ops.pool_backward(dy, x, y, self.choices.get(step.name), self.pooling)
 
     def _add(self, dy: np.ndarray, tap: str, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
         """dy plus what the losses send back from this tap."""

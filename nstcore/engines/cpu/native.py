@@ -17,7 +17,7 @@ import numpy as np
 from ... import ops, vgg
 from ...pretrained.weights import Weights
 from ...vgg import Step
-from ..base import Network, TapGradient
+from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
 from .arena import Arena
 from .library import POOLINGS, Convolution, Crew, First, Library, Tap
 
@@ -198,55 +198,75 @@ class NativeNetwork(Network):
 
     def forward(self, pixels: np.ndarray) -> None:
         self._resize(*pixels.shape[1:])
-        buffers, team, work = self.buffers, self.crew.pointer, self.buffers["work"]
-        # ops.preprocess_forward
-        self.library.prepare(team, self._first, pixels, buffers["planes"])
-        x, pooling = buffers["planes"], POOLINGS[self.pooling]
+        x = self.buffers["planes"]
+        with self._timed(PIXELS, FORWARD):
+            # ops.preprocess_forward
+            self.library.prepare(self.crew.pointer, self._first, pixels, x)
         for i, step in enumerate(self.steps):
-            if step.kind == "pool":  # came with the convolution before it
-                x = buffers[step.name]
-                continue
-            y, linear = buffers[step.output], buffers.get(step.name)
-            filters, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
-            above = self.steps[i + 1] if i + 1 < len(self.steps) else None
-            pooled = buffers[above.name] if above is not None and above.kind == "pool" else None
-            # ops.conv_forward, ops.bias_forward, ops.relu_forward; ops.pool_forward
-            if i == 0:
-                self.library.first_forward(team, self._first, x, filters, bias, linear, y)
-            else:
-                convolution, _ = self._convolutions[step.name]
-                self.library.conv_forward(team, convolution, x, bias, linear, y, pooled, pooling, work)
-            x = y
+            if step.kind == "conv":  # a pooling came with the convolution before it
+                with self._timed(step.name, FORWARD):
+                    self._conv_forward(i, x)
+            x = self.buffers[step.output]
         self._there = True
+
+    def _conv_forward(self, i: int, x: np.ndarray) -> None:
+        """Step i and, where a pooling follows, that too."""
+        step, buffers, team = self.steps[i], self.buffers, self.crew.pointer
+        y, linear = buffers[step.output], buffers.get(step.name)
+        filters, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
+        above = self.steps[i + 1] if i + 1 < len(self.steps) else None
+        pooled = buffers[above.name] if above is not None and above.kind == "pool" else None
+        # ops.conv_forward, ops.bias_forward, ops.relu_forward; ops.pool_forward
+        if i == 0:
+            self.library.first_forward(team, self._first, x, filters, bias, linear, y)
+        else:
+            convolution, _ = self._convolutions[step.name]
+            pooling, work = POOLINGS[self.pooling], buffers["work"]
+            self.library.conv_forward(team, convolution, x, bias, linear, y, pooled, pooling, work)
 
     # -- backward -------------------------------------------------------------------------------------------------
 
     def backward(self, gradients: Gradients) -> np.ndarray:
         self._need_features()
         self._there = False
-        library, buffers, team, work = self.library, self.buffers, self.crew.pointer, self.buffers["work"]
         top = self.steps[-1]
-        dy, tap = buffers[top.output], self._tap(top.output, gradients)
-        # ops.moments_backward, ops.content_backward, ops.relu_backward
-        library.tap_gradient(team, dy, None, dy, False, top.kind == "conv", *_extent(dy), tap, work)
+        for i in range(len(self.steps) - 1, -1, -1):
+            with self._timed(self.steps[i].name, BACKWARD):
+                if self.steps[i] is top:
+                    self._losses_at_the_top(top, gradients)
+                if i > 0:
+                    self._step_backward(i, gradients)
+                else:
+                    self._first_backward()
+        return self.buffers["gradient"]
+
+    def _losses_at_the_top(self, top: Step, gradients: Gradients) -> None:
+        """Where the gradient begins: `ops.moments_backward`, `ops.content_backward`, `ops.relu_backward`."""
+        team, dy, tap = self.crew.pointer, self.buffers[top.output], self._tap(top.output, gradients)
+        work = self.buffers["work"]
+        self.library.tap_gradient(team, dy, None, dy, False, top.kind == "conv", *_extent(dy), tap, work)
         self._before_relu(top, dy, gradients)
-        for i in range(len(self.steps) - 1, 0, -1):
-            step, below = self.steps[i], self.steps[i - 1]
-            x, tap = buffers[below.output], self._tap(below.output, gradients)
-            if step.kind == "conv":
-                # ops.conv_backward, the losses at the layer below, ops.relu_backward
-                _, turned = self._convolutions[step.name]
-                library.conv_backward(team, turned, dy, x, below.kind == "conv", tap, work)
-            else:
-                # ops.pool_backward, the losses at the layer below, ops.relu_backward
-                K, H, W, _ = x.shape
-                library.pool_backward(team, POOLINGS[self.pooling], dy, x, K * CB, H, W, tap, work)
-            self._before_relu(below, x, gradients)
-            dy = x
-        # ops.conv_backward, ops.preprocess_backward
-        filters = self.filters[f"{self.steps[0].name}:backward"]
-        library.first_backward(team, self._first, dy, filters, buffers["gradient"], work)
-        return buffers["gradient"]
+
+    def _step_backward(self, i: int, gradients: Gradients) -> None:
+        """Step i, and what the losses add at the layer below, whose features the gradient overwrites."""
+        step, below, team, work = self.steps[i], self.steps[i - 1], self.crew.pointer, self.buffers["work"]
+        dy, x, tap = self.buffers[step.output], self.buffers[below.output], self._tap(below.output, gradients)
+        if step.kind == "conv":
+            # ops.conv_backward, the losses at the layer below, ops.relu_backward
+            _, turned = self._convolutions[step.name]
+            self.library.conv_backward(team, turned, dy, x, below.kind == "conv", tap, work)
+        else:
+            # ops.pool_backward, the losses at the layer below, ops.relu_backward
+            K, H, W, _ = x.shape
+            self.library.pool_backward(team, POOLINGS[self.pooling], dy, x, K * CB, H, W, tap, work)
+        self._before_relu(below, x, gradients)
+
+    def _first_backward(self) -> None:
+        """conv1_1 and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
+        first, buffers = self.steps[0], self.buffers
+        dy, filters = buffers[first.output], self.filters[f"{first.name}:backward"]
+        team, gradient = self.crew.pointer, buffers["gradient"]
+        self.library.first_backward(team, self._first, dy, filters, gradient, buffers["work"])
 
     def _tap(self, tap: str, gradients: Gradients) -> Tap | None:
         """What the losses send back from a tap, for the kernel that finishes its gradient.

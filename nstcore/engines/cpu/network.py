@@ -11,7 +11,7 @@ import numpy as np
 from ... import ops
 from ...pretrained.weights import Weights
 from ...vgg import Step
-from ..base import Network, TapGradient
+from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
 from . import layers, statistics
 from .arena import Arena
 from .team import Team
@@ -117,10 +117,12 @@ class NumpyNetwork(Network):
     def forward(self, pixels: np.ndarray) -> None:
         self._resize(*pixels.shape[1:])
         with self.team.at_work():
-            self._prepare(pixels)
+            with self._timed(PIXELS, FORWARD):
+                self._prepare(pixels)
             x = self.buffers["picture"]
             for step in self.steps:
-                x = self._conv(step, x) if step.kind == "conv" else self._pool(step, x)
+                with self._timed(step.name, FORWARD):
+                    x = self._conv(step, x) if step.kind == "conv" else self._pool(step, x)
 
     def _prepare(self, pixels: np.ndarray) -> None:
         """`ops.preprocess_forward` into the inner part of the picture's buffer."""
@@ -158,12 +160,14 @@ class NumpyNetwork(Network):
             dy[...] = 0
             for i in range(len(self.steps) - 1, 0, -1):
                 below = self._like("odd" if (len(self.steps) - i) % 2 else "even", self.steps[i - 1].output)
-                if self.steps[i].kind == "conv":
-                    self._conv_backward(self.steps[i], dy, below, gradients)
-                else:
-                    self._pool_backward(i, dy, below, gradients)
+                with self._timed(self.steps[i].name, BACKWARD):
+                    if self.steps[i].kind == "conv":
+                        self._conv_backward(self.steps[i], dy, below, gradients)
+                    else:
+                        self._pool_backward(i, dy, below, gradients)
                 dy = below
-            return self._first_backward(dy, gradients)
+            with self._timed(self.steps[0].name, BACKWARD):
+                return self._first_backward(dy, gradients)
 
     def _like(self, buffer: str, layer: str) -> np.ndarray:
         """One of the two gradient buffers, in the shape of a layer."""
@@ -221,8 +225,8 @@ class NumpyNetwork(Network):
         return len(self._matrix(tap))
 
     def guide(self, tap: str, weights: np.ndarray) -> statistics.Guide:
-        w = weights.reshape(-1, 1)
-        return statistics.Guide(w.astype(self.dtype), np.sqrt(w).astype(self.dtype))
+        w = weights.reshape(-1, 1).astype(self.dtype)
+        return statistics.Guide(w, np.sqrt(w))
 
     def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         with self.team.at_work():

@@ -16,10 +16,11 @@ import numpy as np
 from ... import vgg
 from ...pretrained.weights import Weights
 from ...vgg import Step
-from ..base import Network, TapGradient
+from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
 from .conv import RUNGS, Convolution
 from .device import Array, Device
 from .gram import Grams, gram_backward
+from .loss_scale import loss_scale, power_of_two
 from .losses import Losses
 from .moments import Guide, Moments, make_guide
 from .pixels import PREPARED, prepare, turned_filters
@@ -182,21 +183,29 @@ class CudaNetwork(Network):
     def forward(self, pixels: Array) -> None:
         self._resize(*pixels.shape[1:])
         self._pixels = pixels
-        buffers, x = self.buffers, self.buffers["prepared"]
-        # ops.preprocess_forward
-        prepare(self.device, self.precision, pixels, x, self.weights.preprocessing)
+        x = self.buffers["prepared"]
+        with self._timed(PIXELS, FORWARD):
+            # ops.preprocess_forward
+            prepare(self.device, self.precision, pixels, x, self.weights.preprocessing)
         for step in self.steps:
-            y = buffers[step.output]
-            if step.kind == "conv":
-                # ops.conv_forward, ops.bias_forward, ops.relu_forward
-                filters, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
-                self._convolutions[step.name].forward(x, filters, bias, buffers.get(step.name), y)
-            else:
-                # ops.pool_forward
-                H, W, C = x.shape
-                pool_forward(self.device, self.precision, x, y, C, H, W, self.pooling)
+            y = self.buffers[step.output]
+            with self._timed(step.name, FORWARD):
+                self._step_forward(step, x, y)
             x = y
         self._there = True
+
+    def _step_forward(self, step: Step, x: Array, y: Array) -> None:
+        if step.kind == "conv":
+            # ops.conv_forward, ops.bias_forward, ops.relu_forward
+            filters, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
+            self._convolutions[step.name].forward(x, filters, bias, self.buffers.get(step.name), y)
+        else:
+            # ops.pool_forward
+            H, W, C = x.shape
+            pool_forward(self.device, self.precision, x, y, C, H, W, self.pooling)
+
+    def _wait(self) -> None:
+        self.device.synchronize()
 
     # -- backward -------------------------------------------------------------------------------------------------
 
@@ -216,34 +225,50 @@ class CudaNetwork(Network):
 
     def _backward(self, gradients: Mapping[str, Sequence[TapGradient]], scale: float) -> Array:
         """Every gradient on the way is multiplied by `scale`, a power of two; the pixels' is not."""
-        buffers, device, precision, top = self.buffers, self.device, self.precision, self.steps[-1]
-        dy, mask = buffers[f"{top.output}:gradient"], top.kind == "conv"
-        device.fill_bytes(dy, 0)
-        self._add(top.output, gradients.get(top.output, ()), scale, mask, dy)
+        top = self.steps[-1]
+        for i in range(len(self.steps) - 1, -1, -1):
+            with self._timed(self.steps[i].name, BACKWARD):
+                if self.steps[i] is top:
+                    self._losses_at_the_top(top, gradients, scale)
+                if i > 0:
+                    self._step_backward(i, gradients, scale)
+                else:
+                    self._first_backward(scale)
+        return self.buffers["gradient"]
+
+    def _losses_at_the_top(self, top: Step, gradients: Mapping[str, Sequence[TapGradient]], scale: float) -> None:
+        """Where the gradient begins."""
+        dy = self.buffers[f"{top.output}:gradient"]
+        self.device.fill_bytes(dy, 0)
+        self._add(top.output, gradients.get(top.output, ()), scale, top.kind == "conv", dy)
         self._add_before_relu(top, gradients, scale, dy)
-        for step, below in zip(self.steps[:0:-1], self.steps[-2::-1], strict=True):
-            x, dx, mask = buffers[below.output], buffers[f"{below.output}:gradient"], below.kind == "conv"
-            terms = gradients.get(below.output, ())
-            if step.kind == "conv":
-                # ops.conv_backward, the first loss at the layer below, ops.relu_backward
-                filters, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
-                fused, others = _split(terms)
-                F = x if mask or fused is not None else None
-                factors = self._factors(fused, scale)
-                self._convolutions[step.name].backward(dy, filters, plain, F, *factors, mask, dx)
-                self._add(below.output, others, scale, mask, dx)
-            else:
-                # ops.pool_backward, ops.relu_backward; then the losses at the layer below
-                H, W, C = x.shape
-                pool_backward(device, precision, dy, x, dx, C, H, W, self.pooling, mask)
-                self._add(below.output, terms, scale, mask, dx)
-            self._add_before_relu(below, gradients, scale, dx)
-            dy = dx
-        # ops.conv_backward, ops.preprocess_backward
-        first, gradient = self.steps[0], buffers["gradient"]
+
+    def _step_backward(self, i: int, gradients: Mapping[str, Sequence[TapGradient]], scale: float) -> None:
+        """Step i, and what the losses add at the layer below."""
+        step, below, buffers = self.steps[i], self.steps[i - 1], self.buffers
+        dy, x, dx = buffers[f"{step.output}:gradient"], buffers[below.output], buffers[f"{below.output}:gradient"]
+        terms, mask = gradients.get(below.output, ()), below.kind == "conv"
+        if step.kind == "conv":
+            # ops.conv_backward, the first loss at the layer below, ops.relu_backward
+            filters, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
+            fused, others = _split(terms)
+            F = x if mask or fused is not None else None
+            factors = self._factors(fused, scale)
+            self._convolutions[step.name].backward(dy, filters, plain, F, *factors, mask, dx)
+            self._add(below.output, others, scale, mask, dx)
+        else:
+            # ops.pool_backward, ops.relu_backward; then the losses at the layer below
+            H, W, C = x.shape
+            pool_backward(self.device, self.precision, dy, x, dx, C, H, W, self.pooling, mask)
+            self._add(below.output, terms, scale, mask, dx)
+        self._add_before_relu(below, gradients, scale, dx)
+
+    def _first_backward(self, scale: float) -> None:
+        """conv1_1 and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
+        first, p = self.steps[0], self.weights.preprocessing
+        dy, gradient = self.buffers[f"{first.output}:gradient"], self.buffers["gradient"]
         filters, replicate = self.filters[f"{first.name}:backward"], self._replicates(first)
-        pixels_backward(device, precision, dy, filters, gradient, self.weights.preprocessing, 1 / scale, replicate)
-        return gradient
+        pixels_backward(self.device, self.precision, dy, filters, gradient, p, 1 / scale, replicate)
 
     def _factors(self, term: TapGradient | None, scale: float) -> tuple[Array, float, Array, float]:
         """What a loss without sums sends back, for the kernels: S, its factor, P, its factor."""
@@ -254,7 +279,7 @@ class CudaNetwork(Network):
             N = len(term.dG)
             S = self.buffers["style"][: N * N].reshape(N, N)
             if self.precision is FLOAT16:  # S is brought to the upper end of the range, so that it keeps its small ones
-                factor = _power_of_two(2.0**11, self.losses.max_abs(term.dG))
+                factor = power_of_two(2.0**11, self.losses.max_abs(term.dG))
             # S = dG + dG^T
             self.losses.pack_style(term.dG, factor, S)
         P = None if term.target is None else term.target.P
@@ -284,27 +309,7 @@ class CudaNetwork(Network):
             self._add(step.name, gradients.get(step.name, ()), scale, False, g)
 
     def _loss_scale(self, gradients: Mapping[str, Sequence[TapGradient]]) -> float:
-        """A power of two that brings the losses' gradients to about 1, from where float16 reaches 5 digits up, 7 down.
-
-        It follows from the features and the gradients alone, never from earlier steps: an evaluation can be repeated.
-        |S F| is taken as |S| |F|, and sum w^2 x as max w sum w x, which they do not exceed.
-        """
-        largest = 0.0
-        for tap, terms in gradients.items():
-            F, squares = self.buffers[tap], 0.0
-            for term in terms:
-                guide = term.guide
-                w, most = (None, 1.0) if guide is None else (guide.w, guide.most)
-                if term.dG is not None:
-                    dG = 2 * most * math.sqrt(self.losses.squared_sum(term.dG))
-                    squares += dG**2 * self.losses.squared_distance(F, None, w)
-                if term.ds is not None:
-                    squares += float(term.ds @ term.ds) * (F.size / F.shape[2] if guide is None else guide.squares)
-                if term.target is not None:
-                    content = 2 * most * term.scale
-                    squares += content**2 * self.losses.squared_distance(F, term.target.P, w)
-            largest = max(largest, squares / F.size)
-        return _power_of_two(1.0, math.sqrt(largest))
+        return loss_scale(gradients, self.buffers, self.losses)
 
     # -- statistics -----------------------------------------------------------------------------------------------
 
@@ -374,13 +379,6 @@ class CudaNetwork(Network):
     def features(self, tap: str) -> np.ndarray:
         values = from_elements(self.device.to_host(self._tapped(tap)), self.precision)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-def _power_of_two(wanted: float, value: float) -> float:
-    """The power of two that brings `value` just below `wanted`; 1 where there is nothing to bring."""
-    if not (math.isfinite(value) and value > 0):
-        return 1.0
-    return 2.0 ** max(-100, min(100, math.floor(math.log2(wanted) - math.log2(value))))
 
 
 def _split(terms: Sequence[TapGradient]) -> tuple[TapGradient | None, list[TapGradient]]:
