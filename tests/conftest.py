@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+
+# Before NumPy is loaded: the products of tests are small, and threads that spin for the next one take the cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cuda_devices import machine, stand_in  # noqa: F401  (fixtures, for every test)
 
-from nstcore import vgg
+from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)
 from nstcore.engines.cpu import library
 from nstcore.engines.cuda import gpu, on_cpu
-from nstcore.pretrained import Preprocessing, Weights, convert, read_weights
+from nstcore.pretrained import Weights, convert, read_weights
 
-# Tests that run side by side get a core each: threads that spin for one another would take turns
+# Tests that run side by side get a core each: threads that wait for one another would take turns
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
@@ -24,35 +27,6 @@ SHARED = ROOT.parent / "shared" / "data"
 
 
 each_kernels = pytest.mark.parametrize("kernels", [library.NUMPY, *library.INSTRUCTIONS])
-
-
-def random_weights(
-    architecture: str = "vgg19", deepest: str = "conv5_1", padding: str = "zero", pooling: str = "max", seed: int = 0
-) -> Weights:
-    """He-initialised filters and small biases: a network whose features neither vanish nor explode."""
-    rng = np.random.default_rng(seed)
-    filters = {}
-    for name, shape in vgg.convolutions(architecture).items():
-        w = rng.standard_normal(shape, np.float32) * np.float32(np.sqrt(2 / (9 * shape[1])))
-        filters[name] = (w, rng.standard_normal(shape[0], np.float32) * np.float32(0.1))
-        if name == deepest:
-            break
-    preprocessing = Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (58.0, 57.0, 57.5))
-    facts = {"source": "tests", "source_sha256": "0" * 64, "licence": "MIT", "converter": "tests"}
-    return Weights("random", architecture, filters, preprocessing, padding, pooling, facts)
-
-
-def smooth_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) float64 in [0, 1]: noise with the slow variation of a picture, no two pixels alike."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:height, 0:width]
-    picture = np.full((height, width, 3), 0.5)
-    for _ in range(6):
-        wave = rng.normal(size=2) * 0.3
-        picture += (
-            0.08 * np.sin(rows * wave[0] + columns * wave[1] + rng.uniform(0, 6, 1))[..., None] * rng.normal(size=3)
-        )
-    return np.clip(picture + 0.05 * rng.random((height, width, 3)), 0.01, 0.99)
 
 
 @pytest.fixture(autouse=True)

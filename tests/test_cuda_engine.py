@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, random_weights, smooth_picture
-from gradcheck import relative_error
 from PIL import Image
 
 import nstcore
 from nstcore import engines
+from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
 from nstcore.engines.cuda import CudaEngine, gpu, on_cpu
 from nstcore.engines.cuda.conv import RUNGS
@@ -162,8 +162,9 @@ def test_the_objective_takes_arrays_of_the_engine_and_of_numpy(device):
     assert relative_error(expected, book) <= 5e-3
 
 
+@pytest.mark.slow
 @each_device
-@pytest.mark.parametrize("optimizer", ["adam", pytest.param("lbfgs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 def test_a_painting_is_the_reference_engines_within_rounding(device, optimizer):
     """`run` at 64 pixels for 10 iterations, with the filters that ship with the package."""
     options = {"weights": "builtin", "size": 64, "iterations": 10, "optimizer": optimizer, "dtype": "float32"}

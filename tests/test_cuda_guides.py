@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from gradcheck import relative_error
 
 from nstcore import engines
+from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
 from nstcore.errors import ShapeError
 

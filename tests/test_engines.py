@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import each_kernels, random_weights, smooth_picture
-from gradcheck import relative_error
 
 from nstcore import engines
+from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
 from nstcore.engines.cpu import library
 from nstcore.engines.cpu.arena import Arena

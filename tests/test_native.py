@@ -10,11 +10,11 @@ import threading
 import numpy as np
 import pytest
 from conftest import ROOT, random_weights, smooth_picture
-from gradcheck import relative_error
 from test_engines import pixels_of, run
 
 import nstcore
 from nstcore import engines, ops, vgg
+from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
 from nstcore.engines.cpu import CpuEngine, library
 from nstcore.engines.cpu.arena import Arena

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from gradcheck import check_directions, relative_error
 
 from nstcore import Objective, engines, ops
+from nstcore.checks.gradcheck import check_directions, relative_error
 from nstcore.conventions import CONVENTIONS
 from nstcore.errors import LayerError, OptionError, ShapeError
 from nstcore.objective import CONTENT_LAYERS, STYLE_LAYERS

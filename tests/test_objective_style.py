@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from gradcheck import check_directions, relative_error
 
 from nstcore import Objective, engines, ops, vgg
+from nstcore.checks.gradcheck import check_directions, relative_error
 from nstcore.conventions import CONVENTIONS
 from nstcore.errors import OptionError
 from nstcore.objective import EDGES

@@ -4,131 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradcheck import check_every_element, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ops_style import CASES as STATISTICS
 
 from nstcore import ops
+from nstcore.checks.gradcheck import check_every_element, relative_error
+from nstcore.checks.operations import PREPROCESSING, cases
+from nstcore.checks.samples import distinct
 from nstcore.errors import OptionError, ShapeError
 
 RNG = np.random.default_rng(7)
-
-
-def distinct(*shape: int) -> np.ndarray:
-    """No two values alike, none within 0.01 of another or of 0: away from every kink."""
-    n = int(np.prod(shape))
-    return ((RNG.permutation(n) - n // 2 + 0.5) * 0.04).reshape(shape)
-
-
-X = distinct(3, 5, 6)
+X = distinct(RNG, 3, 5, 6)
 W = RNG.standard_normal((4, 3, 3, 3))
 B = RNG.standard_normal(4)
-F = distinct(3, 10)
+F = distinct(RNG, 3, 10)
 P = RNG.standard_normal((3, 10))
 A = P @ P.T
-PRE = ("bgr", 255.0, (104.0, 117.0, 124.0), (58.0, 57.0, 56.0))
-
-
-def weighted(y: np.ndarray) -> tuple[float, np.ndarray]:
-    """A loss with a different weight on every output: (sum of u*y, u), so u is the upstream gradient."""
-    u = np.cos(np.arange(y.size)).reshape(y.shape)
-    return float((u * y).sum()), u
-
-
-def through(forward):
-    return lambda x: weighted(forward(x))[0]
-
-
-def upstream(y):
-    return weighted(y)[1]
-
-
-def conv_case(padding):
-    def forward(x):
-        return ops.conv_forward(x, W, B, padding)
-
-    return through(forward), lambda: ops.conv_backward(upstream(forward(X)), W, padding), X
-
-
-def filters_case(padding):
-    def forward(w):
-        return ops.conv_forward(X, w, B, padding)
-
-    return through(forward), lambda: ops.conv_backward_filters(upstream(forward(W)), X, padding)[0], W
-
-
-def pool_case(kind):
-    def forward(x):
-        return ops.pool_forward(x, kind)[0]
-
-    def backward():
-        y, choice = ops.pool_forward(X, kind)
-        return ops.pool_backward(upstream(y), X, y, choice, kind)
-
-    return through(forward), backward, X
-
-
-# name of the backward -> (loss of x, its gradient, x)
-CASES = {
-    "conv_backward, zero": conv_case("zero"),
-    "conv_backward, replicate": conv_case("replicate"),
-    "conv_backward_filters, zero": filters_case("zero"),
-    "conv_backward_filters, replicate": filters_case("replicate"),
-    "bias_backward": (
-        through(lambda b: ops.bias_forward(distinct_y(), b)),
-        lambda: ops.bias_backward(upstream(distinct_y()))[1],
-        B,
-    ),
-    "relu_backward": (
-        through(ops.relu_forward),
-        lambda: ops.relu_backward(upstream(X), ops.relu_forward(X)),
-        X,
-    ),
-    "max_pool_backward": pool_case("max"),
-    "average_pool_backward": pool_case("average"),
-    "l2_pool_backward": pool_case("l2"),
-    "gram_backward": (
-        through(ops.gram_forward),
-        lambda: ops.gram_backward(upstream(F @ F.T), F),
-        F,
-    ),
-    "content_backward": (
-        lambda f: ops.content_forward(f, P, 0.7),
-        lambda: ops.content_backward(F, P, 0.7),
-        F,
-    ),
-    "style_backward": (
-        lambda g: ops.style_forward(g, 10, A, 12, 0.7),
-        lambda: ops.style_backward(F @ F.T, 10, A, 12, 0.7),
-        F @ F.T,
-    ),
-    "total_variation_backward": (
-        lambda x: ops.total_variation_forward(x, 0.7),
-        lambda: ops.total_variation_backward(X, 0.7),
-        X,
-    ),
-    "total_variation_backward, diagonal": (
-        lambda x: ops.total_variation_forward(x, 0.7, 0.5),
-        lambda: ops.total_variation_backward(X, 0.7, 0.5),
-        X,
-    ),
-    "preprocess_backward": (
-        through(lambda x: ops.preprocess_forward(x, *PRE)),
-        lambda: ops.preprocess_backward(upstream(X), *PRE),
-        X,
-    ),
-    "block_mean_backward": (
-        through(lambda x: ops.block_mean_forward(x, 4)),
-        lambda: ops.block_mean_backward(upstream(ops.block_mean_forward(X, 4)), 4, X.shape),
-        X,
-    ),
-    **STATISTICS,
-}
-
-
-def distinct_y():
-    return np.arange(4 * 5 * 6, dtype=np.float64).reshape(4, 5, 6)
+PRE = PREPROCESSING
+CASES = cases(seed=7)  # name of the backward -> (loss of x, its gradient, x)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -190,7 +83,7 @@ def test_of_equal_values_max_pooling_chooses_the_first():
 
 @pytest.mark.parametrize("kind", ops.POOLINGS)
 def test_an_odd_last_row_and_column_get_no_gradient(kind):
-    x = distinct(2, 5, 7)
+    x = distinct(RNG, 2, 5, 7)
     y, choice = ops.pool_forward(x, kind)
     assert y.shape == (2, 2, 3)
     dx = ops.pool_backward(np.ones_like(y), x, y, choice, kind)

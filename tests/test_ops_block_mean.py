@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradcheck import check_every_element
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nstcore import ops
+from nstcore.checks.gradcheck import check_every_element
 from nstcore.errors import OptionError, ShapeError
 
 # (C, H, W), k: sizes that k divides and that it does not, blocks of one pixel, a block larger than the picture

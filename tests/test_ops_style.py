@@ -1,15 +1,16 @@
 """The book's statistics of style: moments under a guide, covariance, matrix square root, and the losses made of them.
 
-`CASES` are gradient-checked in test_ops.py, with those of every other operation.
+Their gradients are checked in test_ops.py, with those of every other operation.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradcheck import check_every_element, relative_error
 
 from nstcore import ops
+from nstcore.checks.gradcheck import check_every_element, relative_error
+from nstcore.checks.operations import EPSILON, StatisticsLoss
 from nstcore.errors import ShapeError
 
 RNG = np.random.default_rng(11)
@@ -18,7 +19,6 @@ F = RNG.standard_normal((N, M)) + 0.5
 P = RNG.standard_normal((N, M))
 GUIDE = RNG.random(M) * (np.arange(M) % 3 > 0)
 DG, DS = RNG.standard_normal((N, N)), RNG.standard_normal(N)
-EPS = 1e-4
 
 
 def per_position(F, w=None):
@@ -35,83 +35,12 @@ ROTATION = np.linalg.qr(DG)[0]
 REPEATED = (ROTATION * [2.0, 2.0, 2.0, 1.0]) @ ROTATION.T
 
 
-class Loss:
-    """One of the losses of statistics, against the target's: value and gradients by (second, mean)."""
-
-    def __init__(self, name, eps=EPS):
-        self.name, self.eps = name, eps
-        self.R, self.trace = ops.w2_target(TARGET_SECOND, TARGET_MEAN, eps)
-        self.std = ops.standard_deviations(TARGET_SECOND, TARGET_MEAN, eps)
-        self.covariance = ops.covariance_forward(TARGET_SECOND, TARGET_MEAN)
-
-    def forward(self, second, mean):
-        return self._w2(second, mean)[0] if self.name == "w2" else self._call("forward", second, mean)
-
-    def backward(self, second, mean):
-        return ops.w2_backward(self._w2(second, mean)[1]) if self.name == "w2" else self._call("backward", second, mean)
-
-    def _call(self, which, second, mean):
-        if self.name == "centred":
-            return getattr(ops, f"centred_{which}")(second, mean, self.covariance, 0.7)
-        return getattr(ops, f"mean_std_{which}")(second, mean, TARGET_MEAN, self.std, 0.7, self.eps)
-
-    def _w2(self, second, mean):
-        return ops.w2_forward(second, mean, self.R, TARGET_MEAN, self.trace, 0.7, self.eps)
+def loss_of(name, eps=EPSILON):
+    return StatisticsLoss(name, TARGET_SECOND, TARGET_MEAN, eps)
 
 
-LOSSES = {name: Loss(name) for name in ("centred", "mean_std", "w2")}
+LOSSES = {name: loss_of(name) for name in ("centred", "mean_std", "w2")}
 each_loss = pytest.mark.parametrize("name", LOSSES)
-
-
-def moments_case(w):
-    def f(F):
-        G, s = ops.moments_forward(F, w)
-        return float((DG * G).sum() + DS @ s)
-
-    return f, lambda: ops.moments_backward(DG, DS, F, w), F
-
-
-def matrix_sqrt_case(C):
-    return (
-        lambda C: float((DG * ops.matrix_sqrt_forward(C)[0]).sum()),
-        lambda: ops.matrix_sqrt_backward(DG, ops.matrix_sqrt_forward(C)[1]),
-        C,
-    )
-
-
-# name of the backward -> (loss of x, its gradient, x)
-CASES = {
-    "moments_backward": moments_case(None),
-    "moments_backward, guided": moments_case(GUIDE),
-    "content_backward, guided": (
-        lambda F: ops.content_forward(F, P, 0.7, GUIDE),
-        lambda: ops.content_backward(F, P, 0.7, GUIDE),
-        F,
-    ),
-    "covariance_backward, second": (
-        lambda second: float((DG * ops.covariance_forward(second, MEAN)).sum()),
-        lambda: ops.covariance_backward(DG, MEAN)[0],
-        SECOND,
-    ),
-    "covariance_backward, mean": (
-        lambda mean: float((DG * ops.covariance_forward(SECOND, mean)).sum()),
-        lambda: ops.covariance_backward(DG, MEAN)[1],
-        MEAN,
-    ),
-    "matrix_sqrt_backward": matrix_sqrt_case(SHAPE),
-    "matrix_sqrt_backward, repeated eigenvalues": matrix_sqrt_case(REPEATED),
-}
-for _name, _loss in LOSSES.items():
-    CASES[f"{_name}_backward, second"] = (
-        lambda second, loss=_loss: loss.forward(second, MEAN),
-        lambda loss=_loss: loss.backward(SECOND, MEAN)[0],
-        SECOND,
-    )
-    CASES[f"{_name}_backward, mean"] = (
-        lambda mean, loss=_loss: loss.forward(SECOND, mean),
-        lambda loss=_loss: loss.backward(SECOND, MEAN)[1],
-        MEAN,
-    )
 
 
 @each_loss
@@ -215,14 +144,14 @@ def test_the_wasserstein_distance_of_commuting_covariances_compares_standard_dev
 
 
 @each_loss
-@pytest.mark.parametrize("eps", [0.0, EPS])
+@pytest.mark.parametrize("eps", [0.0, EPSILON])
 @pytest.mark.parametrize("case", ["nothing at all", "a constant", "one constant channel"])
 def test_features_that_do_not_vary_have_a_finite_gradient(name, eps, case):
     flat = {"nothing at all": np.zeros((N, M)), "a constant": np.full((N, M), 0.1), "one constant channel": F.copy()}[
         case
     ]
     flat[0] = flat[0, 0]
-    loss = Loss(name, eps)
+    loss = loss_of(name, eps)
     assert np.isfinite(loss.forward(*per_position(flat)))
     for gradient in loss.backward(*per_position(flat)):
         assert np.isfinite(gradient).all()
@@ -278,10 +207,10 @@ def test_float32_stays_within_rounding_of_float64(name):
         lambda: ops.matrix_sqrt_forward(F),
         lambda: ops.matrix_sqrt_backward(DG[:2], ops.matrix_sqrt_forward(SHAPE)[1]),
         lambda: ops.centred_forward(SECOND, MEAN, SHAPE[:2], 1.0),
-        lambda: ops.mean_std_forward(SECOND, MEAN, TARGET_MEAN[:2], MEAN, 1.0, EPS),
-        lambda: ops.mean_std_backward(SECOND, MEAN, TARGET_MEAN, MEAN[:2], 1.0, EPS),
-        lambda: ops.w2_forward(SECOND, MEAN, SHAPE[:2], TARGET_MEAN, 1.0, 1.0, EPS),
-        lambda: ops.w2_forward(SECOND, MEAN, SHAPE, TARGET_MEAN[:2], 1.0, 1.0, EPS),
+        lambda: ops.mean_std_forward(SECOND, MEAN, TARGET_MEAN[:2], MEAN, 1.0, EPSILON),
+        lambda: ops.mean_std_backward(SECOND, MEAN, TARGET_MEAN, MEAN[:2], 1.0, EPSILON),
+        lambda: ops.w2_forward(SECOND, MEAN, SHAPE[:2], TARGET_MEAN, 1.0, 1.0, EPSILON),
+        lambda: ops.w2_forward(SECOND, MEAN, SHAPE, TARGET_MEAN[:2], 1.0, 1.0, EPSILON),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_in_one_line(call):

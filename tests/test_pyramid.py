@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from gradcheck import check_directions, relative_error
 
 import nstcore
 from nstcore import Objective, images, ops
+from nstcore.checks.gradcheck import check_directions, relative_error
 from nstcore.errors import OptionError
 from nstcore.transfer import pyramid
 from nstcore.transfer.ladder import climb

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import each_kernels
-from gradcheck import relative_error
 
 from nstcore import engines, images
+from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
 from nstcore.objective import STYLE_LAYERS
 

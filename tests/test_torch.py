@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import smooth_picture
-from gradcheck import relative_error
 
 from nstcore import Objective, images
+from nstcore.checks.gradcheck import relative_error
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
 from torch_peer import TorchPeer  # noqa: E402 - after the skip

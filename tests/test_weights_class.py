@@ -32,7 +32,7 @@ def test_taps_beyond_the_weights_are_refused():
 def test_describe_is_one_line(weights):
     line = weights.describe()
     assert line.isprintable()
-    assert all(word in line for word in ("vgg19 to conv2_3", "BGR 0-255", "zero padding", "max pooling", "from tests"))
+    assert all(word in line for word in ("vgg19 to conv2_3", "BGR 0-255", "zero padding", "max pooling", "from random"))
 
 
 def test_filters_are_put_in_the_order_of_the_data(weights):
