@@ -9,14 +9,13 @@ import sys
 
 import bench
 import bench_common
-import numpy as np
+import bench_rungs
 import pytest
 from bench_flops import convolution, work
-from bench_ladder import im2col_backward, im2col_forward
 from conftest import ROOT
-from gradcheck import relative_error
 
-from nstcore import ops, vgg
+from nstcore import vgg
+from nstcore.bench import clock, measuring
 from nstcore.engines.cpu import library
 from nstcore.errors import OptionError, RunError
 
@@ -95,17 +94,6 @@ def test_a_tile_over_the_edge_is_multiplied_whole():
     assert convolution(step, 10, 18) == (2 * 9 * 64 * 128 * 5 * 9, 2 * 36 * 64 * 128 * 2 * 3)
 
 
-# -- the rung that exists only here -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("padding", ["zero", "replicate"])
-def test_im2col_is_the_convolution_of_the_book(padding):
-    rng = np.random.default_rng(0)
-    x, w, b, dy = (rng.standard_normal(shape) for shape in ((3, 7, 5), (4, 3, 3, 3), (4,), (4, 7, 5)))
-    assert relative_error(im2col_forward(x, w, b, padding), ops.conv_forward(x, w, b, padding)) < 1e-14
-    assert relative_error(im2col_backward(dy, w, padding), ops.conv_backward(dy, w, padding)) < 1e-14
-
-
 # -- turns ------------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +169,58 @@ def test_both_sides_can_be_kept_to_an_instruction_set(run):
     done = run("step", "--sizes", "32", "--rounds", "1", "--instructions", "avx2")
     assert "native avx2" in table(done)[0]["form"]
     assert "native avx2 kernels" in prose(done)
+
+
+# -- every rung by itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_operations(monkeypatch):
+    """Two of the operations, in small, on a machine whose peaks are found at once."""
+    chosen = {name: bench_rungs.OPERATIONS[name] for name in ("style", "adam")}
+    for module, name, value in (
+        (bench_rungs, "OPERATIONS", chosen),
+        (clock, "PRODUCT", 64),
+        (clock, "COPY", 1 << 16),
+        (measuring, "PAUSE", 0.0),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+def test_every_rung_of_an_operation_is_measured_and_the_table_is_then_fresh(two_operations, tmp_path, capsys):
+    path = tmp_path / "copy.md"
+    path.write_text(TEXT.format("rungs"))
+    assert bench_rungs.stale(path) != []
+    assert bench.main(["rungs", "--rounds", "1", "--threads", "1", "--write", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "`python tools/bench.py rungs --threads 1 --rounds 1`" in " ".join(printed.split())
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line[:1] == "|"]
+    header, _, *rows = lines
+    rows = [dict(zip(header, row, strict=True)) for row in rows]
+    assert {row["operation"] for row in rows} == {"style", "adam"}
+    assert len(rows) == 2 * (1 + len(library.available()))
+    numbers(rows, "GFLOP", "MB at least", "ms", "times as fast as the first")
+    assert bench_rungs.stale(path) == []
+
+
+def test_the_readmes_table_of_rungs_is_that_of_now():
+    assert bench_rungs.stale(bench.README) == [], "python tools/bench.py rungs --write"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("one product for all nine taps", "one product", "missing: conv [cpu1_im2col]"),
+        ("[cpu1_pairs]", "[cpu1_couples]", "unknown: lbfgs [cpu1_couples]"),
+        ("| update |", "| forward |", "missing: adam [cpu0_book]"),
+    ],
+)
+def test_a_table_of_other_rungs_is_stale(tmp_path, old, new, said):
+    path = tmp_path / "copy.md"
+    text = bench.README.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    assert any(line.startswith(said) for line in bench_rungs.stale(path))
 
 
 # -- tables, beside PyTorch -------------------------------------------------------------------------------------------

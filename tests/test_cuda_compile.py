@@ -17,6 +17,7 @@ from nstcore.errors import DeviceError
 
 TEXT = """// op:        tests                      rung: 01_rung
 // requires:  nothing
+// napkin:    256 floats, read and written once
 #include "common.cuh"
 extern "C" __global__ void mirrored(float* x) {
   __shared__ float all[256];
@@ -95,7 +96,7 @@ def test_a_log_without_registers_is_not_taken_for_a_kernel_without_any():
 def test_an_error_names_the_file_and_the_line(rung_of, home):
     with pytest.raises(nvrtc.CompileError) as error:
         compiled(rung_of(TEXT.replace("255 - threadIdx.x", "255 - threadIdx.x + nobody")))
-    assert str(error.value) == 'tests/01_rung.cu:8: identifier "nobody" is undefined'
+    assert str(error.value) == 'tests/01_rung.cu:9: identifier "nobody" is undefined'
     assert "nobody" in error.value.log
 
 
@@ -269,6 +270,7 @@ def test_the_tool_writes_a_table_that_it_then_finds_fresh(one_rung, document, ca
     text = document.read_text()
     assert text.startswith("Before.")
     assert text.endswith("After.\n")
+    assert "| tests | 256 floats, read and written once | nothing |" in text
     assert "| **tests/01_rung** | mirrored | float32, tf32 | 2 |" in text
     assert "| 1024 | 1024 | 0 |" in text
     assert compile_kernels.main(["--check", str(document)]) == 0

@@ -80,8 +80,23 @@ def test_every_form_of_every_rung_compiles(variant):
 
 @needs_nvrtc
 @pytest.mark.slow
-def test_every_form_compiles_for_all_its_architectures_and_the_table_is_not_stale(capsys):
-    assert compile_kernels.main(["--check"]) == 0, capsys.readouterr().err
+def test_the_table_has_what_every_form_takes():
+    """Compiled anew for sm_80; that the other columns are of the same sources, the next test holds."""
+    table = compile_kernels.written(bench.README, "compile")
+    if str(nvrtc.find()) not in " ".join(table.split()):
+        pytest.skip(f"the table was made with another NVRTC than {nvrtc.find()}, which may allocate other registers")
+    fresh = compile_kernels.rows(compile_kernels.compile_all(ALL, [80]), [80])
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| \**\w+/", line)]
+    place = compile_kernels.ARCHITECTURES.index(80)
+    assert [(*line[:4], (line[4].split() * 6)[place], line[5], line[6], line[7]) for line in lines] == fresh
+
+
+def test_the_table_was_made_from_these_sources():
+    """For every architecture; making it takes some minutes of compilation."""
+    table = compile_kernels.written(bench.README, "compile")
+    assert f"of sources {compile_kernels.fingerprint()}" in " ".join(table.split()), (
+        "python tools/compile_kernels.py --write"
+    )
 
 
 def test_the_ladder_is_that_of_the_heads():

@@ -5,6 +5,7 @@
     python tools/bench.py memory    peak memory of a short run
     python tools/bench.py ladder    the same step from the book's form to the fused kernels
     python tools/bench.py scaling   time per megapixel, small pictures to large ones
+    python tools/bench.py rungs     every rung of every operation on the CPU, verified
 
 Candidates take turns in one process, so that a noisy machine disturbs all alike. Trust only ratios of one run, on a
 machine that does nothing else. With --write the table replaces the one in kernels/README.md, between the markers
@@ -26,7 +27,14 @@ from nstcore.errors import NstcoreError, OptionError
 from nstcore.files import check_writable, replacing
 
 README = Path(__file__).resolve().parents[1] / "kernels" / "README.md"
-SIZES = {"step": "256,512", "layers": "512", "memory": "512,1024", "ladder": "256", "scaling": "256,512,1024,2048"}
+SIZES = {
+    "step": "256,512",
+    "layers": "512",
+    "memory": "512,1024",
+    "ladder": "256",
+    "scaling": "256,512,1024,2048",
+    "rungs": "",
+}
 # What keeps each library of both sides to an instruction set; all read it when they are loaded
 RESTRICTED = {
     "avx2": {
@@ -45,16 +53,19 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True)
     for name, sizes in SIZES.items():
         one = commands.add_parser(name)
-        if name == "ladder":
+        if name == "rungs":
+            one.add_argument("--size", dest="sizes", type=_sizes, metavar="PIXELS", help="of each operation's own")
+        elif name == "ladder":
             one.add_argument("--size", dest="sizes", type=_sizes, default=sizes, metavar="PIXELS", help=sizes)
         else:
             one.add_argument("--sizes", type=_sizes, default=sizes, metavar="PIXELS,...", help=sizes)
         one.add_argument("--threads", type=_count, help="all cores, if not given")
         if name != "memory":
             one.add_argument("--rounds", type=_count, default=7, help="7")
-        one.add_argument(
-            "--weights", metavar="NAME|FILE", help="VGG19 if it is in the cache, else random filters of its shapes"
-        )
+        if name != "rungs":
+            one.add_argument(
+                "--weights", metavar="NAME|FILE", help="VGG19 if it is in the cache, else random filters of its shapes"
+            )
         if name == "step":
             one.add_argument("--instructions", choices=RESTRICTED, help="keep both sides to this instruction set")
             one.add_argument("--no-compile", action="store_true", help="leave out torch.compile: a minute per size")
@@ -98,13 +109,18 @@ def measure(args: argparse.Namespace) -> str:
     from nstcore.engines.cpu.team import available_cores
 
     threads = args.threads or available_cores()
+    interleaved = f" Interleaved; medians of {getattr(args, 'rounds', 0)}."
     if args.command == "memory":
         from bench_memory import memory_report
 
         report = memory_report(args.weights, args.sizes, threads)
         turns = ""
+    elif args.command == "rungs":
+        from bench_rungs import rungs_report
+
+        report, turns = rungs_report(args.sizes[0] if args.sizes else None, threads, args.rounds), interleaved
     else:
-        weights, turns = weights_for(args.weights), f" Interleaved; medians of {args.rounds}."
+        weights, turns = weights_for(args.weights), interleaved
         if args.command == "step":
             from bench_step import step_report
 
@@ -131,7 +147,8 @@ def measure(args: argparse.Namespace) -> str:
 def command_line(args: argparse.Namespace) -> str:
     """The command that makes this table again; a file by its name alone."""
     words = ["python", "tools/bench.py", args.command]
-    words += ["--size" if args.command == "ladder" else "--sizes", ",".join(map(str, args.sizes))]
+    if args.sizes:
+        words += ["--size" if args.command in ("ladder", "rungs") else "--sizes", ",".join(map(str, args.sizes))]
     for option in ("threads", "rounds", "weights", "instructions"):
         value = getattr(args, option, None)
         if value is not None:

@@ -1,8 +1,4 @@
-"""The same step in every form that the project has, from the book to the fused kernels; and the rung of im2col.
-
-im2col: y = W X, one product per convolution, where column (p, q) of X holds the 9 C inputs that output (p, q) sees. The
-book has nine products, one per tap, and adds them up.
-"""
+"""The same step in every form that the project has, from the book to the fused kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +10,11 @@ import numpy as np
 from bench_common import Report, about, check_agreement, interleaved, median, milliseconds, pictures, planes
 
 from nstcore import Objective, Weights, ops
+from nstcore.bench.im2col import im2col_backward, im2col_forward
 from nstcore.engines import Engine, TapGradient
 from nstcore.engines.cpu import CpuEngine
 from nstcore.engines.cpu.library import INSTRUCTIONS, NUMPY, available
 from nstcore.engines.reference import ReferenceEngine, ReferenceNetwork
-from nstcore.ops.conv import pad, unpad
 
 
 def ladder_report(weights: Weights, size: int, threads: int, rounds: int) -> Report:
@@ -49,7 +45,7 @@ def rungs(threads: int) -> dict[str, tuple[str, Engine]]:
     """What each rung is -> (where its code is, what computes it)."""
     found: dict[str, tuple[str, Engine]] = {
         "the book: one product per tap, nine per convolution": ("nstcore/ops/conv.py", ReferenceEngine("float32")),
-        "im2col: one product per convolution": ("tools/bench_ladder.py", Im2colEngine("float32")),
+        "im2col: one product per convolution": ("nstcore/bench/im2col.py", Im2colEngine("float32")),
         "Winograd in NumPy: 36 products for a quarter of the multiplications": (
             "nstcore/engines/cpu/winograd.py",
             CpuEngine(threads=threads, kernels=NUMPY),
@@ -86,26 +82,3 @@ class Im2colNetwork(ReferenceNetwork):
     def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Any:
         with mock.patch.object(ops, "conv_backward", im2col_backward):
             return super().backward(gradients)
-
-
-def im2col_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray, padding: str) -> np.ndarray:
-    """y (K, H, W) of x (C, H, W), w (K, C, 3, 3), b (K,): `ops.conv_forward`."""
-    K, (_, H, W) = len(w), x.shape
-    # The nine shifted pictures, (C, 3, 3, H, W), copied into the columns (9 C, H W)
-    X = np.lib.stride_tricks.sliding_window_view(pad(x, padding), (H, W), axis=(1, 2)).reshape(-1, H * W)
-    y = w.reshape(K, -1) @ X
-    y += b[:, None]
-    return y.reshape(K, H, W)
-
-
-def im2col_backward(dy: np.ndarray, w: np.ndarray, padding: str) -> np.ndarray:
-    """dx (C, H, W) of dy (K, H, W): `ops.conv_backward`."""
-    (K, C), (_, H, W) = w.shape[:2], dy.shape
-    # forward: y = W X
-    dX = (w.reshape(K, -1).T @ dy.reshape(K, -1)).reshape(C, 3, 3, H, W)
-    dxp = np.zeros((C, H + 2, W + 2), dy.dtype)
-    for r in range(3):
-        for s in range(3):
-            # forward: X[:, r, s] = xp[:, r:r+H, s:s+W]
-            dxp[:, r : r + H, s : s + W] += dX[:, r, s]
-    return unpad(dxp, padding)

@@ -12,6 +12,7 @@ engine launches: `variants.all_variants` and `compile.compile_rung`. Results are
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ import bench
 from bench_common import Report
 
 from nstcore.engines.cuda import nvrtc, source
-from nstcore.engines.cuda.compile import compile_rung
+from nstcore.engines.cuda.compile import OPTIONS, compile_rung
 from nstcore.engines.cuda.nvrtc import Resources
 from nstcore.engines.cuda.variants import Variant, all_variants
 from nstcore.errors import NstcoreError, OptionError
@@ -96,6 +97,16 @@ def rows(results: Results, architectures: Sequence[int], every_form: bool = Fals
     return found
 
 
+def fingerprint() -> str:
+    """Of everything that the table follows from but the compiler: sources, forms, options, architectures."""
+    found = hashlib.sha256(repr((ARCHITECTURES, OPTIONS)).encode())
+    for variant in all_variants():
+        rung, facts = source.read(variant.rung), (variant.architecture, variant.shared, variant.production)
+        form = (str(variant), facts, rung.digest)
+        found.update(repr(form).encode())
+    return found.hexdigest()[:16]
+
+
 def list_of(values: Iterable[str]) -> str:
     """One for each architecture; a single one where all are the same."""
     every = list(values)
@@ -112,11 +123,11 @@ def content(results: Results, architectures: Sequence[int], every_form: bool = F
     """What is printed and written: how it was made, and the table."""
     names = ", ".join(f"sm_{a}" for a in architectures)
     how = (
-        f"`python tools/compile_kernels.py --write` with {nvrtc.find()}. In bold what the engine launches unless told "
-        "otherwise. A form is a precision and the options that go with it, such as the sides of a tile; figures are "
-        f"the most that any form takes. Registers of a thread for {names} (one figure where all agree, - where no form "
-        "is for so old a GPU); bytes of shared memory of a block, declared, and the most that a launch of the rung "
-        "adds; bytes of spill stores + loads."
+        f"`python tools/compile_kernels.py --write` with {nvrtc.find()}, of sources {fingerprint()}. In bold what the "
+        "engine launches unless told otherwise. A form is a precision and the options that go with it, such as the "
+        f"sides of a tile; figures are the most that any form takes. Registers of a thread for {names} (one figure "
+        "where all agree, - where no form is for so old a GPU); bytes of shared memory of a block, declared, and the "
+        "most that a launch of the rung adds; bytes of spill stores + loads."
     )
     header = (*HEADER[:3], "options" if every_form else "forms", *HEADER[4:])
     report = Report(header, list(rows(results, architectures, every_form)))
@@ -124,14 +135,19 @@ def content(results: Results, architectures: Sequence[int], every_form: bool = F
 
 
 def ladder() -> str:
-    """The table of all rungs, from their heads: what each adds to the one before it, and what it needs."""
+    """The table of all rungs, from their heads: what each adds to the one before it, its napkin, and what it needs."""
     every = list(all_variants())
     production = {v.rung for v in every if v.production}
-    report = Report(("rung", "what it adds", "requires"))
+    report = Report(("rung", "what it adds", "napkin", "requires"))
     for name in dict.fromkeys(v.rung for v in every):
         head, link = source.read(name).head, f"[{name}](cuda/{name}.cu)"
         over = [f"over {key.removeprefix('over ')}: {text}" for key, text in head.items() if key.startswith("over ")]
-        cells = (f"**{link}**" if name in production else link, (over or [head["op"]])[0], head["requires"])
+        cells = (
+            f"**{link}**" if name in production else link,
+            (over or [head["op"]])[0],
+            head["napkin"],
+            head["requires"],
+        )
         report.rows.append([cell.replace("|", "\\|") for cell in cells])
     return f"In bold what the engine launches unless told otherwise.\n\n{report.markdown()}\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 from bench_common import median, pictures, planes, torch_or_none
 
 from nstcore import Objective, Weights, engines, vgg
+from nstcore.bench.clock import LONG, elapsed, repeated
 from nstcore.engines.cuda import conv
 from nstcore.engines.cuda.device import Array, Device
 from nstcore.engines.cuda.precision import PRECISIONS, Precision, to_elements
@@ -22,7 +22,6 @@ from nstcore.objective import CONTENT_LAYERS, STYLE_LAYERS
 
 PRODUCT = 8192  # side of the matrices whose product shows a peak
 COPY = 1 << 30  # bytes that a copy reads: far more than any cache
-LONG = 0.01  # seconds: shorter launches are repeated within one measurement
 AGREE = {"float32": 1e-3, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2, "PyTorch": 2e-2}  # relative, of losses
 
 
@@ -51,28 +50,6 @@ class Budget:
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------
-
-
-def elapsed(device: Device, run: Callable[[], object]) -> float:
-    """Seconds of what `run` launches: by the GPU's clock, or on its stand-in by the machine's."""
-    if hasattr(device, "seconds"):
-        return device.seconds(run)
-    start = time.perf_counter()
-    run()
-    device.synchronize()
-    return time.perf_counter() - start
-
-
-def repeated(clock: Callable[[Callable[[], object]], float], run: Callable[[], object], rounds: int) -> list[float]:
-    """Seconds of one `run` in each round, after two that warm up."""
-    clock(run)
-    times = max(1, min(100, math.ceil(LONG / max(clock(run), 1e-9))))
-
-    def many() -> None:
-        for _ in range(times):
-            run()
-
-    return [clock(many) / times for _ in range(rounds)]
 
 
 def turns(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
