@@ -1,9 +1,8 @@
 // From a call by Python to the blocks: OS threads that share them, in the order that the launch asks for.
 #pragma once
 
-#include <atomic>
-#include <mutex>
-#include <thread>
+#include <pthread.h>
+
 #include <utility>
 #include <vector>
 
@@ -31,29 +30,58 @@ class BlockOrder {
   uint64_t count, first = 0, step = 1;
 };
 
+// A launch, shared by the OS threads that run it
+struct Shared {
+  const Launch& launch;
+  void (*kernel)(void*);
+  void* arguments;
+  BlockOrder order;
+  char* message;
+  size_t message_bytes;
+  uint64_t next = 0;  // this and what follows only by atomic operations
+  int failed = 0;
+
+  void work(Processor& processor) {
+    const uint64_t count = launch.blocks();
+    while (!__atomic_load_n(&failed, __ATOMIC_SEQ_CST)) {
+      const uint64_t i = __atomic_fetch_add(&next, 1, __ATOMIC_SEQ_CST);
+      if (i >= count) return;
+      if (!processor.run(launch, kernel, arguments, order[i]) && !__atomic_exchange_n(&failed, 1, __ATOMIC_SEQ_CST))
+        snprintf(message, message_bytes, "%s", processor.message);
+    }
+  }
+};
+
+struct Worker {
+  Shared* shared;
+  Processor* processor;
+  pthread_t thread;
+
+  static void* main(void* worker) {
+    auto self = static_cast<Worker*>(worker);
+    self->shared->work(*self->processor);
+    return nullptr;
+  }
+};
+
 // Returns 0, or 1 with what the kernel did wrong in `message`
 inline int run(const Launch& launch, void (*kernel)(void*), void* arguments, char* message, size_t message_bytes) {
   // Processors, and with them their stacks, are kept from one launch to the next, which must wait for its turn
-  static std::mutex busy;
+  static pthread_mutex_t busy = PTHREAD_MUTEX_INITIALIZER;
   static std::vector<Processor*>& processors = *new std::vector<Processor*>;
-  std::lock_guard<std::mutex> lock(busy);
+  pthread_mutex_lock(&busy);
   while (processors.size() < launch.os_threads) processors.push_back(new Processor);
 
-  const BlockOrder order(launch);
-  const uint64_t count = launch.blocks();
-  std::atomic<uint64_t> next{0};
-  std::atomic<int> failed{0};
-  auto work = [&](Processor& processor) {
-    for (uint64_t i; !failed && (i = next++) < count;)
-      if (!processor.run(launch, kernel, arguments, order[i]) && !failed.exchange(1))
-        snprintf(message, message_bytes, "%s", processor.message);
-  };
-  std::vector<std::thread> others;
-  for (unsigned i = 1; i < launch.os_threads && i < count; ++i) others.emplace_back(work, std::ref(*processors[i]));
-  work(*processors[0]);
-  for (std::thread& other : others) other.join();
+  Shared shared = {launch, kernel, arguments, BlockOrder(launch), message, message_bytes};
+  std::vector<Worker> others;
+  for (unsigned i = 1; i < launch.os_threads && i < launch.blocks(); ++i) others.push_back({&shared, processors[i], {}});
+  size_t begun = 0;  // where the system gives no more threads, fewer do all the work
+  while (begun < others.size() && !pthread_create(&others[begun].thread, nullptr, Worker::main, &others[begun])) ++begun;
+  shared.work(*processors[0]);
+  for (size_t i = 0; i < begun; ++i) pthread_join(others[i].thread, nullptr);
   acquire(&processors[0]->over);
-  return failed;
+  pthread_mutex_unlock(&busy);
+  return shared.failed;
 }
 
 // A kernel and its arguments, as a function of one pointer
