@@ -140,6 +140,7 @@ setup(
     package_dir=DATA,
     package_data={
         "nstcore": ["py.typed", "examples/*", "recipes/*.toml"],
+        "nstcore.report": ["*.html", "*.css", "*.js"],
         "nstcore._cuda_on_cpu": ["*.md", "*.h"],
         "nstcore._kernels": ["*.md", "cpu/*.[ch]", "cuda/*.cuh", "cuda/*/*.cu", "cuda/*/*.cuh"],
         "nstcore._weights": ["*.md", "*.h5", "*.toml"],

@@ -25,5 +25,4 @@ END
     mv "$environment/constraints.txt" "$environment/lowest.txt"
 fi
 echo "with $(tr '\n' ' ' <"$environment/lowest.txt")" >&2
-export OPENBLAS_NUM_THREADS=1
 exec "$python" -m pytest -n 2 --dist worksteal "$@"

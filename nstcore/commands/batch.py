@@ -39,17 +39,18 @@ class Outcome:
 
 
 def check_outputs(jobs: Sequence[Job]) -> None:
-    """Refuse two jobs with one output, or with one snapshot."""
+    """Refuse two jobs with one output, one snapshot, or one report."""
     first: dict[str, Job] = {}
     for job in jobs:
-        for what, path in (("output", job.output), ("snapshot", job.snapshot)):
+        for what, path in (("output", job.output), ("snapshot", job.snapshot), ("report", job.report)):
             if path is None:
                 continue
             place = os.path.realpath(path)
             if place in first:
+                way_out = "put {output} into its name" if what == "report" else "give one another name"
                 raise OptionError(
                     f"{path}: expected one job for each {what}, got two, of {_inputs(first[place])} and of "
-                    f"{_inputs(job)}; give one another name"
+                    f"{_inputs(job)}; {way_out}"
                 )
             first[place] = job
 
@@ -84,7 +85,9 @@ def _outcome(job: Job, studio: Studio, name: str) -> Outcome:
 
 def _paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     """State and note of a job that did not fail."""
-    job.output.parent.mkdir(parents=True, exist_ok=True)
+    for path in (job.output, job.report):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
     studio.check(job)
     before = differences(job, studio)
     if before == []:

@@ -40,7 +40,7 @@ class Job:
     settings: Settings
 
     def __post_init__(self) -> None:
-        for name in (self.output, self.settings["snapshot"], self.settings["log"]):
+        for name in (self.output, self.settings["snapshot"], self.settings["log"], self.settings["report"]):
             if name is not None:
                 files.check_name(name)
         self.settings.settle(len(self.styles), Path("-.png") if self.output == STANDARD else self.output)
@@ -49,6 +49,7 @@ class Job:
                 "--save-every: expected a file with -o, after which pictures are named, got standard output"
             )
         written = {"the output": self.output, "the snapshot": self.snapshot, "the log": self.log}
+        written["the report"] = self.report
         seen: dict[str, str] = {}
         for what, path in written.items():
             if path is None or path == STANDARD:
@@ -58,7 +59,9 @@ class Job:
                     raise OutputError(f"{path}: {what} is {picture} itself; give another name")
             other = seen.setdefault(os.path.realpath(path), what)
             if other != what:
-                raise OutputError(f"{path}: expected three files, got one for {other} and {what}; give another name")
+                raise OutputError(
+                    f"{path}: expected a file for each, got one for {other} and {what}; give another name"
+                )
 
     @property
     def inputs(self) -> list[str]:
@@ -85,9 +88,17 @@ class Job:
     def log(self) -> Path | None:
         return None if self.settings["log"] is None else Path(self.settings["log"])
 
+    @property
+    def report(self) -> Path | None:
+        """The page about it; "{output}" in its name stands for the output's name without its ending."""
+        if self.settings["report"] is None:
+            return None
+        return Path(self.settings["report"].replace("{output}", self.output.stem))
+
     @contextmanager
     def held(self) -> Iterator[Callable[[], None]]:
-        """Nobody else writes the picture or the snapshot as long as this lasts; yields a function that says so."""
+        """Nobody else writes the picture, the snapshot or the report as long as this lasts; yields a function that says
+        so."""
         with ExitStack() as stack:
             beats = [stack.enter_context(held(path)) for path in dict.fromkeys(self._places())]
 
@@ -100,7 +111,7 @@ class Job:
     def _places(self) -> list[Path]:
         """What only one run may write at a time; what is beside the output goes with it."""
         own = None if self.settings["snapshot"] is None else self.snapshot
-        return [path for path in (self.output, own) if path is not None and path != STANDARD]
+        return [path for path in (self.output, own, self.report) if path is not None and path != STANDARD]
 
 
 def held(path: Path) -> AbstractContextManager[Callable[[], None]]:
@@ -173,7 +184,12 @@ def summary(job: Job, result: Result) -> str:
     """A line about a picture that was made."""
     height, width = result.pixels.shape[1:]
     iterations = len(result.losses) - len(result.metadata["sizes"])  # the start of each size is none
-    return f"{job.shown_output}: {width}x{height}, {iterations} iterations in {result.seconds:.1f} s, {result.status}"
+    made = f"{width}x{height}, {iterations} iterations in {result.seconds:.1f} s, {result.status}"
+    return f"{job.shown_output}: {made}{_reported(job)}"
+
+
+def _reported(job: Job) -> str:
+    return "" if job.report is None else f"; the report is {job.report}"
 
 
 def reason(error: NstcoreError | MemoryError) -> str:
@@ -185,4 +201,4 @@ def reason(error: NstcoreError | MemoryError) -> str:
 
 def ended_early(job: Job) -> str:
     """A line about a picture that was interrupted."""
-    return f"nstcore: interrupted; the best picture so far is in {job.shown_output}{kept(job)}"
+    return f"nstcore: interrupted; the best picture so far is in {job.shown_output}{kept(job)}{_reported(job)}"

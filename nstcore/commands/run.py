@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from .studio import EXAMPLES, Studio
 
 if TYPE_CHECKING:
     from ..objective import Objective
+    from ..report import Live
     from ..transfer import Rung
 
 # The example pair is a first look: it should be there within two minutes on a small laptop.
@@ -47,6 +49,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--jobs", metavar="FILE.toml", help="many pictures: [defaults], [[job]], [[grid]] (default: one picture)")
     add("--list-recipes", action="store_true", help="print the recipes and their settings")
     add("--equivalents", action="store_true", help="also print the weights that mean the same in other conventions")
+    add(
+        "--live",
+        nargs="?",
+        const="0",
+        metavar="PORT",
+        help="serve a page about the run on this machine (127.0.0.1) while it goes on, with a button that stops and "
+        "keeps; as the last option, or --live=PORT (default: none; without PORT a free one)",
+    )
     add("--plan", action="store_true", help="print what it would take, in memory and time, and paint nothing")
     add_volume(parser)
     add_options(parser)
@@ -63,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             (args.output, "--output"),
             (args.equivalents, "--equivalents"),
             (args.plan, "--plan"),
+            (args.live is not None, "--live"),
         ):
             if given:
                 raise OptionError(
@@ -81,7 +92,10 @@ def _run_one(args: argparse.Namespace) -> int:
     content, styles = named or (EXAMPLES / "content.jpg", (EXAMPLES / "style.jpg",))
     output = settings.picture("output") or _default_output(content, styles[0], settings["resume"])
     job = Job(content, styles, output, settings)
-    with Studio(args.quiet, args.verbose, "error" if output == STANDARD else "output") as studio:
+    with (
+        Studio(args.quiet, args.verbose, "error" if output == STANDARD else "output") as studio,
+        _live_page(args.live) as live,
+    ):
         if named is None:
             studio.say(f"The example pair: {content}, {styles[0]}")
         if args.plan:
@@ -94,13 +108,28 @@ def _run_one(args: argparse.Namespace) -> int:
 
         def announce(objective: Objective, rungs: list[Rung]) -> None:
             _announce(objective, rungs, args.equivalents, studio.say)
+            if live is not None:
+                studio.say(f"live: {live.address}")
 
-        result = studio.paint(job, on_start=announce)
+        result = studio.paint(job, on_start=announce, live=live)
         if result.interrupted:
             tell(ended_early(job))
             return studio.ends.code or INTERRUPTED
         studio.say(summary(job, result))
     return 0
+
+
+def _live_page(port: str | None) -> AbstractContextManager[Live | None]:
+    """What `--live` asks for, on a port that is ours from now on."""
+    if port is None:
+        return nullcontext()
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
+        raise OptionError(
+            f"--live: expected a port, 0 to 65535, got {port!r}; put --live behind the pictures, or write --live=PORT"
+        )
+    from ..report import Live, Recorder
+
+    return Live(Recorder(), int(port))
 
 
 def _default_output(content: Path, style: Path, resume: bool) -> Path:
