@@ -34,6 +34,7 @@ __all__ = [
     "minimize_adam",
     "minimize_lbfgs",
     "ops",
+    "studies",
     "stylize",
 ]
 
@@ -50,8 +51,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return import_module(".ops", __name__)
+    if name in ("ops", "studies"):
+        return import_module(f".{name}", __name__)
     if name in _HOMES:
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -175,23 +175,32 @@ def command_lines(folder: Path) -> Iterator[tuple[str, list[str]]]:
     from nstcore import cli
 
     _write_pictures(folder)
-    ends = {"run": ["--weights", "none.h5", "--device", "cpu", "a.png", "b.png"]}
+    picture = ["--weights", "none.h5", "--device", "cpu"]
+    begins = dict.fromkeys(("run", "ablate", "features", "reconstruct", "texture"), picture)
+    begins |= {"bench": ["--quiet", "--rounds", "1"]}
+    ends = {"run": ["a.png", "b.png"], "ablate": ["a.png", "b.png"]}
+    ends |= {command: ["a.png"] for command in ("features", "reconstruct", "texture")}
+    ends |= {command: ["nothing"] for command in ("bench", "check", "explain")}
     for command, parser in _commands(cli.parser()).items():
+        begin, end = begins.get(command, []), ends.get(command, [])
         options = [a for a in parser._actions if a.option_strings and a.nargs is None]
         for i, action in enumerate(options):
             flag = action.option_strings[-1]
             for j, value in enumerate(VALUES):
-                if (i + j) % 9 == 0:
-                    end = [word for word in ends.get(command, []) if word != flag]
-                    yield f"{command} {flag}={value[:30]!r}", [command, *end, f"{flag}={value}"]
-        for value in _NAMES if command in ends else ():
-            yield f"{command} -o {value[:30]!r}", [command, *ends[command], "-o", f"{value}.png"]
+                if (i + j) % (9 if command in ("run", "rerun", "sweep") else 27) == 0:
+                    others = [word for word in begin if word != flag]
+                    yield f"{command} {flag}={value[:30]!r}", [command, *others, *end, f"{flag}={value}"]
+        for value in _NAMES if command == "run" else ():
+            yield f"{command} -o {value[:30]!r}", [command, *begin, *end, "-o", f"{value}.png"]
         for value in VALUES[::3]:
-            yield f"{command} {value[:30]!r}", [command, value]
-            yield f"{command} -- {value[:30]!r} twice", [command, *ends.get(command, [])[:4], "--", value, value]
+            yield f"{command} {value[:30]!r}", [command, *begin, value]
+            yield f"{command} -- {value[:30]!r} twice", [command, *begin, "--", value, value]
     for value in VALUES:
         yield f"{value[:30]!r} as a command", [value]
-        yield f"--{value[:30]!r} as an option", ["run", *ends["run"], f"--{value}"]  # some are short for a real one
+        yield (
+            f"--{value[:30]!r} as an option",
+            ["run", *begins["run"], *ends["run"], f"--{value}"],
+        )  # some are short for a real one
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -20,7 +20,7 @@ FLOORS = (
     ("engines",),
     ("objective", "normalize"),
     ("transfer",),
-    ("report",),
+    ("report", "bench", "checks", "studies", "topics"),
     ("commands",),
     ("cli",),
     ("__init__", "__main__"),

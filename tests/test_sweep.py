@@ -27,9 +27,9 @@ def sheets(monkeypatch):
     asked = []
     real = images.contact_sheet
 
-    def contact_sheet(pictures, labels, columns, title):
+    def contact_sheet(pictures, labels, columns, title, foot):
         asked.append((pictures, labels, columns, title))
-        return real(pictures, labels, columns, title)
+        return real(pictures, labels, columns, title, foot=foot)
 
     monkeypatch.setattr(images, "contact_sheet", contact_sheet)
     return asked

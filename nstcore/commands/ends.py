@@ -20,14 +20,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .. import files
 from ..errors import OutputError, Stopped
 from .job import new_name
-
-if TYPE_CHECKING:
-    from ..transfer import Result
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _STOPPING = b"nstcore: stopping after this step; again to leave at once\n"
@@ -117,7 +114,14 @@ def _is_terminal(descriptor: int) -> bool:
         return False
 
 
-def save_elsewhere(error: OutputError, result: Result, stem: str, bits: int) -> str:
+class Savable(Protocol):
+    """What can be written as a picture."""
+
+    def save(self, path: Path, bits: int = 8) -> None:
+        """Write it, atomically."""
+
+
+def save_elsewhere(error: OutputError, result: Savable, stem: str, bits: int) -> str:
     """Save a picture that cannot be written to its own place, as a PNG, where that works first: in the current folder,
     the home folder, a private folder for temporary files. What happened, in one line."""
     why = str(error).split(";")[0]

@@ -7,7 +7,8 @@ The defaults are those of `nstcore.stylize` and the words those of the engines a
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..conventions import CONVENTIONS
@@ -361,6 +362,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             scope="safety",
             default_text="none",
         ),
+        Option(
+            "report",
+            Place(),
+            None,
+            "FILE.html",
+            "a page about the run: pictures, curves, settings, times; {output} stands for the output's name",
+            scope="safety",
+            default_text="none",
+        ),
     ),
     "settings": (
         Option(
@@ -378,11 +388,16 @@ GROUPS: dict[str, tuple[Option, ...]] = {
 OPTIONS: dict[str, Option] = {option.name: option for group in GROUPS.values() for option in group}
 
 
-def add_options(parser: argparse.ArgumentParser, names: tuple[str, ...] = tuple(OPTIONS)) -> None:
+def add_options(
+    parser: argparse.ArgumentParser,
+    names: tuple[str, ...] = tuple(OPTIONS),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Put options into a parser, grouped. Their texts are read later (see `settings.from_arguments`); what was not
-    given is None there."""
+    given is None there. `defaults` are those that a command has instead of the table's, for --help."""
+    own = {name: replace(OPTIONS[name], default=value, default_text="") for name, value in (defaults or {}).items()}
     for title, options in GROUPS.items():
-        chosen = [option for option in options if option.name in names]
+        chosen = [own.get(option.name, option) for option in options if option.name in names]
         group = parser.add_argument_group(title) if chosen else None
         for option in chosen:
             assert group is not None

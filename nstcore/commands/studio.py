@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ from .job import STANDARD, Job, digest, kept, new_name, reason
 from .log import Log, check_log
 from .options import OPTIONS
 from .progress import Progress, show_step, tell
+from .reports import Report, check_report
 from .settings import Settings
 
 if TYPE_CHECKING:
     from ..engines import Engine
     from ..objective import Objective
     from ..pretrained import Weights
+    from ..report import Live
     from ..transfer import Result, Rung, Step
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -137,6 +139,8 @@ class Studio:
             files.check_writable(job.snapshot)
         if job.log is not None:
             check_log(job.log)
+        if job.report is not None:
+            check_report(job.report)
         for path in job.inputs:
             self._open(path)
         _check_layers(settings)
@@ -154,6 +158,21 @@ class Studio:
                 have = f"{files.shown_bytes(need)}, and {files.shown_bytes(free)} are left"
                 self.note(f"{job.snapshot}: snapshots, the old and the new one, take some {have}: they may fail")
 
+    def open(self, pictures: Iterable[Path], settings: Settings, varying: Set[str]) -> None:
+        """Refuse at once what no picture of many could be made with: pictures that are none, weights or a machine that
+        there is not; what of the settings varies is left to each.
+
+        Raises
+        ------
+        UsageError
+        """
+        for path in pictures:
+            self._open(str(path))
+        if not {"device", "precision", "threads"} & varying:
+            self.engine(settings)
+        if "weights" not in varying:
+            self.weights(settings["weights"], settings["offline"])
+
     def _open(self, path: str) -> None:
         """Read a picture, once for many jobs, to see that it is one."""
         from .. import images
@@ -170,6 +189,7 @@ class Studio:
         name: str = "",
         on_start: Callable[[Objective, list[Rung]], object] | None = None,
         resume: bool = False,
+        live: Live | None = None,
     ) -> Result:
         """Make a picture and save it.
 
@@ -183,6 +203,8 @@ class Studio:
         resume : bool
             Go on from a snapshot that there is, if it fits; without this, the settings say whether to, and one that
             does not fit is an error.
+        live : Live, optional
+            A page that shows the run while it goes on, and may stop it as Ctrl-C does.
 
         Returns
         -------
@@ -198,8 +220,8 @@ class Studio:
         """
         self.ends.keeping = False
         self.check(job)
-        with job.held() as beat, Log(job.log) as log:
-            for path in (job.output, job.snapshot):
+        with job.held() as beat, Log(job.log) as log, Report(job, live) as report:
+            for path in (job.output, job.snapshot, job.report):
                 if path is not None and path != STANDARD:
                     files.discard_parts(path)
             there = job.snapshot is not None and os.path.exists(job.snapshot)
@@ -207,12 +229,12 @@ class Studio:
             if wanted and not there and not resume:
                 self.note(f"{job.snapshot or job.output}: no snapshot to go on from: this begins at the start")
             try:
-                return self._paint(job, name, on_start, beat, log, wanted and there)
+                return self._paint(job, name, on_start, beat, log, report, wanted and there)
             except SnapshotError as error:
                 if job.settings["resume"] or not resume:
                     raise
                 self.note(f"{reason(error).split(';')[0]}: this begins at the start")
-            return self._paint(job, name, on_start, beat, log, False)
+            return self._paint(job, name, on_start, beat, log, report, False)
 
     def _paint(
         self,
@@ -221,6 +243,7 @@ class Studio:
         on_start: Callable[[Objective, list[Rung]], object] | None,
         beat: Callable[[], None],
         log: Log,
+        report: Report,
         resume: bool,
     ) -> Result:
         from .. import images, transfer
@@ -228,12 +251,14 @@ class Studio:
         settings = job.settings
         engine, weights = self.engine(settings), self.weights(settings["weights"], settings["offline"])
         request = self.request(job)  # now: at the end, an input may have gone
+        report.look()
         every = settings["save_every"]
         with Progress("it", name, self._quiet, self._verbose) as progress:
 
             def event(text: str) -> None:
                 progress.say(f"nstcore: {text}")
                 log.event(text)
+                report.event(text)
 
             def start(objective: Objective, rungs: list[Rung]) -> None:
                 if not resume:
@@ -243,6 +268,7 @@ class Studio:
                 if notice := objective.engine.notice:
                     self._note(progress, notice)
                 log.start(**self._facts(job, objective, rungs), resumed=resume)
+                report.start(objective, rungs, request, resume)
 
             def step(now: Step) -> None:
                 if resume and not self.ends.keeping:
@@ -251,6 +277,7 @@ class Studio:
                 beat()
                 show_step(progress, now)
                 log.step(now)
+                report.step(now)
                 if now.note is not None:
                     event(now.note)
                 if every and 0 < now.iteration < now.iterations and now.iteration % every == 0:
@@ -273,16 +300,16 @@ class Studio:
                     snapshot=job.snapshot,
                     snapshot_every=settings["snapshot_every"],
                     resume=resume,
-                    stop=self.ends.stop,
+                    stop=lambda: self.ends.stop() or report.stop(),
                     **settings.keywords(),
                 )
             except transfer.FailedRun as error:
                 if error.result is None:
                     raise
-                where = self._save(job, error.result, request, log, complete=False)
+                where = self._save(job, error.result, request, log, report, complete=False)
                 where = where or f"the best picture before is in {job.shown_output}{kept(job)}"
                 raise RunError(f"{error}; {where}") from error
-            problem = self._save(job, result, request, log, complete=not result.interrupted)
+            problem = self._save(job, result, request, log, report, complete=not result.interrupted)
             if problem is not None:
                 raise RunError(problem)
             if result.alpha is not None and job.output.suffix.lower() in (".jpg", ".jpeg"):
@@ -321,7 +348,9 @@ class Studio:
             **made_with(objective.weights, objective.engine),
         }
 
-    def _save(self, job: Job, result: Result, request: dict[str, Any], log: Log, complete: bool) -> str | None:
+    def _save(
+        self, job: Job, result: Result, request: dict[str, Any], log: Log, report: Report, complete: bool
+    ) -> str | None:
         """With what was asked for, and whether this is it. What happened where it had to be saved in another place."""
         weights = result.metadata["weights"] | {"given": job.settings["weights"]}
         result.metadata.update(request=request, complete=complete, weights=weights)
@@ -335,6 +364,9 @@ class Studio:
             with suppress(OSError):
                 job.snapshot.unlink(missing_ok=True)
         log.end(result, complete=complete, output=job.output, problem=problem)
+        unreported = report.end(result, complete)
+        if unreported is not None and problem is None:
+            problem = f"{unreported}; the picture is in {job.shown_output}"
         return problem
 
 

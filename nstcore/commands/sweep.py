@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ _LONGEST = 40  # characters of a value in a file name
 _ROW = 6  # pictures in a row, if only one option varies
 
 Axis = tuple[Option, list[Any]]
+Words = Callable[[dict[str, Any]], str]  # the values of a cell, in words
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,29 +62,59 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Paint what is not there yet, write the sheet; returns the exit code."""
-    folder = Path(args.output)
     given = from_arguments(args)
-    axes = read_axes(args.over, given)
     sources = [DEFAULTS, *settings_file(args.settings), given]
     named = pictures(resolve(sources), "sweep")
     content, styles = named or (EXAMPLES / "content.jpg", (EXAMPLES / "style.jpg",))
+    title = f"{content.stem} - {', '.join(style.stem for style in styles)}"
+    return paint_grid(args, content, styles, sources, read_axes(args.over, given), _label, _stem, title)
+
+
+def paint_grid(
+    args: argparse.Namespace,
+    content: Path,
+    styles: tuple[Path, ...],
+    sources: Sequence[Source],
+    axes: Sequence[Axis],
+    label: Words,
+    stem: Words,
+    title: str,
+    foot: str | None = None,
+) -> int:
+    """Paint every cell that is not there yet into the folder `args.output`, write the sheet; returns the exit code.
+
+    Parameters
+    ----------
+    args : Namespace
+        With `output`, `quiet` and `verbose`.
+    content, styles, sources
+        What is common to all cells; `sources` are settings, the lowest first.
+    axes : sequence of (Option, values)
+        The last of them runs along the columns.
+    label, stem : callable (values of a cell by option name) -> str
+        What stands below its picture, and the picture's name.
+    title, foot : str
+        Of the sheet.
+    """
+    folder = Path(args.output)
     jobs: list[Job] = []
     labels = []
     for cell in itertools.product(*(values for _, values in axes)):
         values = {option.name: value for (option, _), value in zip(axes, cell, strict=True)}
-        labels.append(", ".join(f"{name.replace('_', '-')} {show(value)}" for name, value in values.items()))
-        output = folder / f"{_file_name(values, {job.output.stem for job in jobs})}.png"
+        labels.append(label(values))
+        output = folder / f"{_new_stem(stem(values), {job.output.stem for job in jobs})}.png"
         jobs.append(Job(content, styles, output, resolve([*sources, Source("", values)])))
     check_outputs(jobs)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.check_writable(folder / SHEET)
-
-    with Studio(args.quiet, args.verbose) as studio, held(folder / SHEET):
+    with ExitStack() as stack:
+        studio = stack.enter_context(Studio(args.quiet, args.verbose))
+        studio.open((content, *styles), resolve(sources), {option.name for option, _ in axes})
+        folder.mkdir(parents=True, exist_ok=True)
+        files.check_writable(folder / SHEET)
+        stack.enter_context(held(folder / SHEET))
         outcomes = paint_all(jobs, studio)
         print_summary(outcomes, studio)
         if any(outcome.state in (MADE, KEPT) for outcome in outcomes):
-            title = f"{content.stem} - {', '.join(style.stem for style in styles)}"
-            _write_sheet(folder / SHEET, outcomes, labels, axes, title)
+            _write_sheet(folder / SHEET, outcomes, labels, axes, title, foot)
             studio.say(f"the sheet: {folder / SHEET}")
         return exit_code(outcomes, studio)
 
@@ -105,10 +137,16 @@ def read_axes(texts: Sequence[str], given: Source) -> list[Axis]:
     return axes
 
 
-def _file_name(values: dict[str, Any], taken: set[str]) -> str:
-    """A name for a picture by its values, which no other has."""
-    parts = [f"{name.replace('_', '-')}={_plain(show(value))}" for name, value in values.items()]
-    stem = "_".join(parts)
+def _label(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {show(value)}" for name, value in values.items())
+
+
+def _stem(values: dict[str, Any]) -> str:
+    return "_".join(f"{name.replace('_', '-')}={_plain(show(value))}" for name, value in values.items())
+
+
+def _new_stem(stem: str, taken: set[str]) -> str:
+    """A name for a picture that no other has."""
     numbered = (stem, *(f"{stem}-{i}" for i in range(2, len(taken) + 3)))
     return next(name for name in numbered if name not in taken)
 
@@ -118,7 +156,9 @@ def _plain(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text)[:_LONGEST]
 
 
-def _write_sheet(path: Path, outcomes: list[Outcome], labels: list[str], axes: list[Axis], title: str) -> None:
+def _write_sheet(
+    path: Path, outcomes: list[Outcome], labels: list[str], axes: Sequence[Axis], title: str, foot: str | None
+) -> None:
     from .. import images
 
     tiles = [_tile(outcome) for outcome in outcomes]
@@ -133,6 +173,7 @@ def _write_sheet(path: Path, outcomes: list[Outcome], labels: list[str], axes: l
         words,
         along if len(axes) > 1 else min(along, _ROW),
         title,
+        foot=foot,
     )
     images.write_picture(path, images.as_pixels(sheet))
 

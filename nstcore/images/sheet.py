@@ -24,8 +24,9 @@ def contact_sheet(
     title: str | None = None,
     *,
     longest: int | None = None,
+    foot: str | None = None,
 ) -> np.ndarray:
-    """Pictures in a grid, row by row, on white, with their labels below and a title above.
+    """Pictures in a grid, row by row, on white, with their labels below, a title above and a legend at the foot.
 
     All cells have one size, that of the largest picture; smaller ones stand in the middle. The font grows with the
     cells. A label that is too long is broken into at most three lines and then shortened.
@@ -41,6 +42,8 @@ def contact_sheet(
         Broken and shortened like a label, to the width of the sheet.
     longest : int, optional
         Pictures with a longer side, in pixels, are made smaller.
+    foot : str, optional
+        What a reader needs to know of the labels; as many lines as it takes.
 
     Returns
     -------
@@ -69,7 +72,9 @@ def contact_sheet(
     heading = "" if title is None else _broken(title, title_font, page_width - 2 * gap)
     top = gap if title is None else 2 * gap + _height(heading, round(1.4 * size))
     row_height = height + label_height + gap
-    page = Image.new("RGB", (page_width, top + rows * row_height), _PAPER)
+    legend = "" if foot is None else _broken(foot, font, page_width - 2 * gap, len(foot))
+    below = 0 if foot is None else _height(legend, size) + gap
+    page = Image.new("RGB", (page_width, top + rows * row_height + below), _PAPER)
     draw = ImageDraw.Draw(page)
     if title is not None:
         draw.multiline_text((gap, gap), heading, _INK, title_font)
@@ -78,6 +83,7 @@ def contact_sheet(
         left, upper = gap + column * (cell_width + gap), top + row * row_height
         page.paste(image, (left + (cell_width - image.width) // 2, upper + (height - image.height) // 2))
         draw.multiline_text((left, upper + height + gap // 4), text, _INK, font)
+    draw.multiline_text((gap, top + rows * row_height), legend, _INK, font)
     return np.asarray(page)
 
 
@@ -92,8 +98,8 @@ def _height(text: str, size: int) -> int:
     return math.ceil(1.35 * size * (1 + text.count("\n"))) + size // 4
 
 
-def _broken(text: str, font: _Font, width: int) -> str:
-    """Lines that are no wider than `width`: between words where possible, and shortened after the last one.
+def _broken(text: str, font: _Font, width: int, most: int = _LINES) -> str:
+    """Up to `most` lines, no wider than `width`: between words where possible, and shortened after the last one.
 
     In ASCII, accents dropped: Pillow's own font has no other letters.
     """
@@ -103,7 +109,7 @@ def _broken(text: str, font: _Font, width: int) -> str:
         fits = _fitting(rest, font, width)
         if fits == len(rest):
             return "\n".join([*lines, rest])
-        if len(lines) == _LINES - 1:
+        if len(lines) == most - 1:
             keep = max(1, _fitting(rest, font, width - math.ceil(font.getlength("..."))))
             return "\n".join([*lines, rest[:keep].rstrip() + "..."])
         space = rest.rfind(" ", 1, fits + 1)
