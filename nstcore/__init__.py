@@ -6,8 +6,9 @@
     result    = nstcore.stylize(content, style, size=512, iterations=300)
     result.save("out.png")
 
-`nstcore.ops` is the book: every operation, forward and backward, beside its equation. Names are loaded when they are
-first used, so that `import nstcore` (and with it `--help`) costs nothing.
+`nstcore.ops` is the book: every operation, forward and backward, beside its equation; `nstcore.studies` looks into
+networks and styles. Names are loaded when they are first used, so that `import nstcore` (and with it `--help`) costs
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import ops
+    from . import ops, studies
     from .objective import Objective, Terms
     from .optim import minimize_adam, minimize_lbfgs
     from .pretrained import Weights, load_weights

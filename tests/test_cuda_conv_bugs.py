@@ -109,11 +109,13 @@ def is_caught(machine, monkeypatch, folder, rung, right, wrong) -> None:
         check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rung", "right", "wrong"), BARRIERS)
 def test_a_missing_barrier_is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong):
     is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rung", "right", "wrong"), INDICES)
 def test_an_index_one_too_far_is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong):
     is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong)

@@ -48,6 +48,7 @@ def evaluated(engine, weights, taps=TAPS, size_of_dG=1.0):
     return features, grams, engine.numpy(network.backward(gradients)), decisions
 
 
+@pytest.mark.slow
 @each_device
 @pytest.mark.parametrize("name", RUNGS)
 def test_every_rung_of_the_convolution_can_be_the_engines(device, name):

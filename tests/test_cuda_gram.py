@@ -228,6 +228,7 @@ def plant(monkeypatch, name: str, there: str, planted: str) -> None:
     monkeypatch.setattr(source, "read", lambda asked: broken if asked == name else read(asked))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(stand_in, monkeypatch, bug):
     plant(monkeypatch, "gram/02_shared_tile", *BUGS[bug])

@@ -236,6 +236,7 @@ BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_bug_planted_in_the_reduction_is_caught(stand_in, tmp_path, bug):
     read, (file, there, planted) = source.read(losses.CONTENT), BUGS[bug]

@@ -125,6 +125,7 @@ def test_a_build_for_the_debugger_gives_the_same():
     assert fast.tobytes() == debug.tobytes()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_without_a_stack_switch_of_our_own_it_is_the_same(home, monkeypatch):
     expected = launch(OnCpuDevice(), "missing_second_barrier", 0, numbers=(4,))

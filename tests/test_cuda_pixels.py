@@ -130,6 +130,7 @@ BUGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(stand_in, monkeypatch, bug):
     read, sound, (there, planted) = source.read, source.read(picture.RUNG), BUGS[bug]

@@ -291,6 +291,7 @@ def read_planted(path: str, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(source, "read", lambda name: planted if name == RUNG else read(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(stand_in, tmp_path, monkeypatch, bug):
     layer, rung = Layer(PLANTED, TF32), PRODUCTION["tf32"]

@@ -302,6 +302,7 @@ BARRIERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", BARRIERS)
 def test_a_missing_barrier_around_a_chunk_is_caught(stand_in, tmp_path, missing):
     read, (there, gone) = source.read(vectors.PAIRS), BARRIERS[missing]

@@ -11,6 +11,9 @@ SHIPPED = {"content": (768, 512), "style": (640, 512)}
 SCALE = 0.125
 
 
+pytestmark = pytest.mark.slow  # drawing takes four seconds
+
+
 @pytest.fixture(scope="module")
 def small():
     return {name: getattr(draw_examples, name).draw(SCALE) for name in SHIPPED}

@@ -18,10 +18,10 @@ from nstcore import engines, images
 EVERY = (
     ("cpu", "float32"),
     ("cpu", "float64"),
-    ("cuda-on-cpu", "float16"),
+    ("cuda-on-cpu", "float32"),
     *(("cuda", precision) for precision in ("float32", "tf32", "float16", "bfloat16")),
     ("reference", "float64"),
-    *(("cuda-on-cpu", precision) for precision in ("float32", "tf32", "bfloat16")),
+    *(("cuda-on-cpu", precision) for precision in ("tf32", "float16", "bfloat16")),
 )
 ENGINES = [pytest.param(*e, marks=pytest.mark.slow if e in EVERY[7:] else ()) for e in EVERY]
 CHECKS = np.indices((26, 24)).sum(0) % 2
