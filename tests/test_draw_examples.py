@@ -10,7 +10,6 @@ from PIL import Image
 SHIPPED = {"content": (768, 512), "style": (640, 512)}
 SCALE = 0.125
 
-
 pytestmark = pytest.mark.slow  # drawing takes four seconds
 
 
