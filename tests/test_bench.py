@@ -115,6 +115,7 @@ def test_programs_with_different_losses_are_not_compared(loss):
 # -- tables, without PyTorch ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_is_measured_beside_its_limit(run):
     done = run("step", "--sizes", "64,48", "--rounds", "1", "--threads", "1")
     rows = table(done)
@@ -142,6 +143,7 @@ def test_every_pass_of_every_layer_is_measured(run):
     assert parts == pytest.approx(float(found["the whole step", "both"]["ms"]), rel=0.3)  # medians of each
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own(run):
     rows = table(run("memory", "--sizes", "64,96"))
     assert [row["form"] for row in rows] == ["nstcore", "nstcore"]
@@ -149,6 +151,7 @@ def test_memory_is_that_of_a_process_of_its_own(run):
     assert all(b + 50 < p for b, p in zip(before, peaks, strict=True))  # the filters alone are 52 MB
 
 
+@pytest.mark.slow
 def test_the_ladder_has_every_rung_and_each_names_code_that_is_there(run):
     rows = table(run("ladder", "--size", "32", "--rounds", "1"))
     assert len(rows) == 3 + len(library.available())
@@ -164,6 +167,7 @@ def test_scaling_is_relative_to_the_first_size(run):
     assert per_pixel[1] / per_pixel[0] == pytest.approx(ratios[1], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("avx2" not in library.available(), reason="the avx2 kernels are not built, or not for this machine")
 def test_both_sides_can_be_kept_to_an_instruction_set(run):
     done = run("step", "--sizes", "32", "--rounds", "1", "--instructions", "avx2")

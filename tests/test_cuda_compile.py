@@ -165,6 +165,7 @@ def test_a_rung_is_compiled_once(rung_of, home, counted):
     assert first.path.parent == home / "kernels"
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_everything_that_matters_makes_another_cubin(rung_of, home, counted, monkeypatch):
     text = '#include "own.cuh"\n' + TEXT
@@ -263,6 +264,7 @@ def document(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @needs_nvrtc
 def test_the_tool_writes_a_table_that_it_then_finds_fresh(one_rung, document, capsys):
     one_rung()
@@ -285,6 +287,7 @@ def test_the_tool_writes_a_table_that_it_then_finds_fresh(one_rung, document, ca
     assert compile_kernels.main(["--check", str(document)]) == 1
 
 
+@pytest.mark.slow
 @needs_nvrtc
 @pytest.mark.parametrize("production", [True, False])
 def test_only_a_production_rung_must_not_spill(one_rung, document, capsys, production):

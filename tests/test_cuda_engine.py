@@ -21,7 +21,8 @@ from nstcore.engines.cuda.network import CudaNetwork
 from nstcore.errors import DeviceError
 
 each_device = pytest.mark.parametrize("device", ["cuda-on-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-PRECISIONS = ["float32", "tf32", "float16", pytest.param("bfloat16", marks=pytest.mark.slow)]
+# Tensor cores take the stand-in long
+PRECISIONS = ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tf32", "float16", "bfloat16"))]
 TAPS = ("conv1_2", "relu1_2", "pool1", "relu2_1")
 PIXELS = np.ascontiguousarray(smooth_picture(35, 46).transpose(2, 0, 1).astype(np.float32))
 
@@ -77,6 +78,7 @@ def test_gram_matrices_of_several_taps_are_those_of_each_alone(device, precision
         np.testing.assert_array_equal(engine.numpy(network.gram(tap)), together[tap])
 
 
+@pytest.mark.slow
 @each_device
 @pytest.mark.parametrize("size", [1e-12, 1e-4, 1e6])
 def test_float16_gradients_do_not_depend_on_the_size_of_the_loss(device, size):
@@ -89,6 +91,7 @@ def test_float16_gradients_do_not_depend_on_the_size_of_the_loss(device, size):
     assert relative_error(gradient / size, usual) <= 4 * engine.elements.unit
 
 
+@pytest.mark.slow
 @each_device
 def test_a_float16_gradient_that_overflows_is_computed_again_with_a_smaller_scale(device, monkeypatch):
     engine = CudaEngine(made_on(device), "float16")

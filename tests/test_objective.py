@@ -89,6 +89,7 @@ USED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USED)
 def test_a_flipped_sign_in_any_backward_is_found(random_vgg19, monkeypatch, name):
     right = getattr(ops, name)

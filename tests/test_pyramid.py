@@ -69,6 +69,7 @@ def test_every_engine_has_it(weights):
     assert relative_error(found, gradient) < 5e-3  # decisions near ties flip in float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"optimizer": "lbfgs"}])
 def test_the_gpus_kernels_have_every_control_of_the_desk_at_once(weights, options):
     """Protected parts, regions, transparency, ladder and pyramid together, on the stand-in and by the book."""

@@ -14,6 +14,7 @@ from nstcore.objective import STYLE_LAYERS
 TAPS = (*STYLE_LAYERS, "relu4_2")
 
 
+@pytest.mark.slow
 @each_kernels
 @pytest.mark.parametrize("pooling", ["max", "average"])
 def test_the_cpu_engine_equals_the_book_on_a_photograph(vgg19, shared_images, pooling, kernels):
