@@ -106,7 +106,7 @@ class _Table:
 
     def summary(self, seconds: float) -> None:
         outcome = f"{len(self.failed)} failed" if self.failed else "all passed"
-        print(f"{self.count} checks, {outcome}, in {seconds:.1f} s", flush=True)
+        print(f"{self.count} {'check' if self.count == 1 else 'checks'}, {outcome}, in {seconds:.1f} s", flush=True)
 
 
 def _say_missing() -> None:
