@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
 
+import nstcore
 from nstcore import cli, images
 from nstcore.pretrained import write_weights
 
@@ -39,6 +43,26 @@ def desk_fixture(tmp_path, monkeypatch, furniture) -> Path:
     monkeypatch.setenv("NSTCORE_HOME", str(tmp_path / "cache"))
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture(name="at")
+def at_fixture(monkeypatch) -> Callable[[int, Callable[[], object]], None]:
+    """Do something in the n-th evaluation of the objective."""
+    evaluate, count, plans = nstcore.Objective.__call__, 0, {}
+
+    def watched(self, pixels):
+        nonlocal count
+        count += 1
+        plans.get(count, lambda: None)()
+        return evaluate(self, pixels)
+
+    monkeypatch.setattr(nstcore.Objective, "__call__", watched)
+    return plans.__setitem__
+
+
+def interrupt() -> None:
+    """Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def main(*arguments: object) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from nstcore.engines.cuda import gpu, on_cpu
+from nstcore.engines.cuda import gpu, on_cpu, source
 from nstcore.engines.cuda.device import Device
 from nstcore.engines.cuda.precision import FLOAT32, Precision, from_elements, to_elements
 
@@ -72,3 +73,11 @@ def unwritten(device: Device, shape, dtype):
 def floats(device: Device, a, precision: Precision = FLOAT32) -> np.ndarray:
     """What an array of elements holds, as float32."""
     return from_elements(device.to_host(a), precision)
+
+
+def plant(monkeypatch, name: str, there: str, planted: str) -> None:
+    """Put a bug into a rung."""
+    read, sound = source.read, source.read(name)
+    assert sound.text.count(there) == 1
+    broken = dataclasses.replace(sound, text=sound.text.replace(there, planted))
+    monkeypatch.setattr(source, "read", lambda asked: broken if asked == name else read(asked))

@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_devices import elements, floats, unwritten
+from cuda_devices import elements, floats, plant, unwritten
 from cuda_sanitized import run_sanitized
 
-from nstcore.engines.cuda import gram, source
+from nstcore.engines.cuda import gram
 from nstcore.engines.cuda.gram import Grams, gram_backward
 from nstcore.engines.cuda.precision import FLOAT32, PRECISIONS, from_elements, to_elements
 from nstcore.ops import content_loss
@@ -218,14 +218,6 @@ BUGS = {
     "a position too many in every piece": ("begin + length;", "begin + length + 1;"),
     "sums that are not written": ("j < 8; j += 4)\n      *(float4*)(to", "j < 4; j += 4)\n      *(float4*)(to"),
 }
-
-
-def plant(monkeypatch, name: str, there: str, planted: str) -> None:
-    """Put a bug into a rung."""
-    read, sound = source.read, source.read(name)
-    assert sound.text.count(there) == 1
-    broken = dataclasses.replace(sound, text=sound.text.replace(there, planted))
-    monkeypatch.setattr(source, "read", lambda asked: broken if asked == name else read(asked))
 
 
 @pytest.mark.slow

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from cuda_devices import elements, floats, unwritten
+from cuda_devices import elements, floats, plant, unwritten
 from cuda_sanitized import run_sanitized
 
-from nstcore.engines.cuda import moments, source
+from nstcore.engines.cuda import moments
 from nstcore.engines.cuda.moments import Moments, make_guide
 from nstcore.engines.cuda.precision import FLOAT32, PRECISIONS, from_elements, to_elements
 from nstcore.errors import ShapeError
@@ -181,10 +179,7 @@ BUGS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(stand_in, monkeypatch, bug):
-    read, sound, (there, planted) = source.read, source.read(moments.RUNG), BUGS[bug]
-    assert sound.text.count(there) == 1
-    broken = dataclasses.replace(sound, text=sound.text.replace(there, planted))
-    monkeypatch.setattr(source, "read", lambda asked: broken if asked == moments.RUNG else read(asked))
+    plant(monkeypatch, moments.RUNG, *BUGS[bug])
 
     def check():
         check_sums(stand_in, 40, 70)

@@ -13,6 +13,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 from command_desk import (
+    at_fixture,  # noqa: F401
     desk_fixture,  # noqa: F401
     furniture_fixture,  # noqa: F401
     main,
@@ -22,7 +23,6 @@ from command_desk import (
 )
 from conftest import ROOT
 
-import nstcore
 from nstcore import images
 from nstcore.commands.ends import Ends
 from nstcore.commands.studio import Studio
@@ -46,21 +46,6 @@ def not_ignored():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-
-
-@pytest.fixture
-def at(monkeypatch):
-    """Do something in the n-th evaluation of the objective."""
-    evaluate, count, plans = nstcore.Objective.__call__, 0, {}
-
-    def watched(self, pixels):
-        nonlocal count
-        count += 1
-        plans.get(count, lambda: None)()
-        return evaluate(self, pixels)
-
-    monkeypatch.setattr(nstcore.Objective, "__call__", watched)
-    return plans.__setitem__
 
 
 def send(number):

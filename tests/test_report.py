@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import re
 import shlex
 import signal
@@ -16,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_desk import (
+    at_fixture,  # noqa: F401
     desk_fixture,  # noqa: F401
     furniture_fixture,  # noqa: F401
+    interrupt,
     main,
     one_line,
     run,
@@ -26,7 +27,6 @@ from command_desk import (
 from conftest import smooth_picture
 from recorded import Network, many_layers, recorded
 
-import nstcore
 from nstcore import images
 from nstcore.commands import reports
 from nstcore.errors import OutputError
@@ -40,25 +40,12 @@ REPORT = ("--report", "out.html")
 TRIED = ("--iterations", 6)
 
 
-@pytest.fixture
-def at(monkeypatch):
-    """Do something in the n-th evaluation of the objective."""
-    evaluate, count, plans = nstcore.Objective.__call__, 0, {}
-
-    def watched(self, pixels):
-        nonlocal count
-        count += 1
-        plans.get(count, lambda: None)()
-        return evaluate(self, pixels)
-
-    monkeypatch.setattr(nstcore.Objective, "__call__", watched)
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """Tests that run in the background inherit an ignored Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield plans.__setitem__
+    yield
     signal.signal(signal.SIGINT, before)
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def report(path: str = "out.html") -> dict:

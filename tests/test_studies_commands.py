@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_desk import (
+    at_fixture,  # noqa: F401
     desk_fixture,  # noqa: F401
     furniture_fixture,  # noqa: F401
+    interrupt,
     main,
     one_line,
 )
 
-import nstcore
 from nstcore import images, studies
 from nstcore.commands import features as features_command
 from nstcore.commands import reconstruct as reconstruct_command
@@ -42,25 +41,6 @@ def sheets(monkeypatch):
 
     monkeypatch.setattr(images, "contact_sheet", contact_sheet)
     return asked
-
-
-@pytest.fixture
-def in_evaluation(monkeypatch):
-    """Do something in the n-th evaluation of the objective."""
-    evaluate, count, plans = nstcore.Objective.__call__, 0, {}
-
-    def watched(self, pixels):
-        nonlocal count
-        count += 1
-        plans.get(count, lambda: None)()
-        return evaluate(self, pixels)
-
-    monkeypatch.setattr(nstcore.Objective, "__call__", watched)
-    return plans.__setitem__
-
-
-def interrupt():
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 def there() -> set[str]:
@@ -142,8 +122,8 @@ def test_filters_need_no_picture(desk, sheets):
     assert there() == {"filters.png"}
 
 
-def test_ctrl_c_keeps_what_is_done_and_the_picture_at_hand(desk, in_evaluation, capfd):
-    in_evaluation(8, interrupt)
+def test_ctrl_c_keeps_what_is_done_and_the_picture_at_hand(desk, at, capfd):
+    at(8, interrupt)
     words = ("--optimizer", "adam", "--average", 0, "--iterations", 30)
     assert main("reconstruct", "photos/a.png", *QUICK, *words) == 130
     said = capfd.readouterr()
@@ -156,9 +136,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_picture_at_hand(desk, in_evaluation, 
     assert there() == {"a-reconstruct.png"}
 
 
-def test_ctrl_c_in_the_second_picture_leaves_the_first_as_it_is(desk, in_evaluation):
+def test_ctrl_c_in_the_second_picture_leaves_the_first_as_it_is(desk, at):
     words = [*QUICK, "--optimizer", "adam", "--average", 0, "-o", "s.png", "--quiet"]
-    in_evaluation(4 + 2, interrupt)  # the first picture takes four evaluations
+    at(4 + 2, interrupt)  # the first picture takes four evaluations
     assert main("reconstruct", "photos/a.png", *words) == 130
     first, second = images.read_metadata("s.png")["panels"]
     assert "note" not in first
@@ -174,11 +154,11 @@ def test_ctrl_c_before_the_first_evaluation_leaves_nothing(desk, monkeypatch, ca
     assert there() == set()
 
 
-def test_a_picture_that_fails_is_told_and_the_others_are_there(desk, in_evaluation, capsys):
+def test_a_picture_that_fails_is_told_and_the_others_are_there(desk, at, capsys):
     def fail():
         raise MemoryError
 
-    in_evaluation(1, fail)
+    at(1, fail)
     assert main("reconstruct", "photos/a.png", *QUICK, "-o", "s.png", "--quiet") == 1
     assert "relu1_1: not enough memory" in one_line(capsys)
     record = images.read_metadata("s.png")
@@ -248,10 +228,10 @@ def test_ablate_paints_every_set_of_layers_at_every_ratio_and_goes_on_where_it_w
         np.testing.assert_array_equal(picture, images.to_uint8(images.as_pixels(Path("ab", name))))
 
 
-def test_ablate_without_a_folder_makes_a_new_one_and_says_how_to_go_on(desk, in_evaluation, capfd):
+def test_ablate_without_a_folder_makes_a_new_one_and_says_how_to_go_on(desk, at, capfd):
     arguments = [word for word in AB if word not in ("-o", "ab")]
     Path("a-x-ablate").mkdir()
-    in_evaluation(2, interrupt)
+    at(2, interrupt)
     assert main("ablate", *arguments, "--quiet") == 130
     assert "the same command with -o a-x-ablate-2 goes on with it" in capfd.readouterr().err
     assert main("ablate", *arguments, "-o", "a-x-ablate-2", "--quiet") == 0
