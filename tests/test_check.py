@@ -16,11 +16,13 @@ import pytest
 from conftest import ROOT
 
 from nstcore import cli, ops
-from nstcore.checks import CHECKS, broken, run, run_engines
+from nstcore.checks import CHECKS, broken, engine_layers, run, run_engines
 from nstcore.checks.engines import available, checks_of
 from nstcore.checks.flips import FLIPS
+from nstcore.engines import create
 from nstcore.engines.cpu.network import NumpyNetwork
 from nstcore.engines.cuda import gpu
+from nstcore.engines.operations import BookOperations
 from nstcore.errors import DeviceError, OptionError
 from nstcore.topics import TOPICS
 
@@ -108,6 +110,27 @@ def test_an_engine_that_computes_something_else_is_found(monkeypatch, factor, er
     assert gradient.what.endswith(": gradient")
     assert not gradient.passed
     assert gradient.error == pytest.approx(error, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "topics"),
+    [
+        ("conv", {"conv", "relu6", "linear", "sigmoid"}),
+        ("depthwise", {"depthwise"}),
+        ("global_average", {"global-average"}),
+        ("instance_norm", {"instance-norm"}),
+        ("resize_nearest", {"resize"}),
+    ],
+)
+def test_a_layer_of_an_engine_that_computes_something_else_is_found(monkeypatch, method, topics):
+    right, factor = getattr(BookOperations, method), {"float32": 1.001, "float64": 1}  # the engine, and what judges it
+    monkeypatch.setattr(
+        BookOperations,
+        method,
+        lambda self, *a, **k: self.dtype.type(factor[self.dtype.name]) * right(self, *a, **k),
+    )
+    proofs = engine_layers.proofs(create("reference"), seed=0)
+    assert {topic for topic, proof in proofs if proof.error() > proof.bound} == topics
 
 
 def test_a_device_that_is_not_there_is_refused_before_any_work():

@@ -11,9 +11,11 @@ from functools import partial
 import numpy as np
 
 from .. import ops
+from .cases import FILTERS, LARGE, SMALL, Case, Rng
 from .check import Proof
 from .gradcheck import TOLERANCE, direction_error, element_error
-from .operations import FILTERS, LARGE, OPERATIONS, SMALL, Case, Rng, draw_moments
+from .layers import GEOMETRIES, Convolution, Geometry, resized
+from .operations import OPERATIONS, draw_moments
 
 LINEAR = 1e-12  # two sums of some 1e5 products, of either sign, in another order
 
@@ -46,11 +48,18 @@ def _adjoint(
     return abs(float(np.vdot(y, dy) - np.vdot(x, backward(dy)))) / size
 
 
-def _conv_adjoint(rng: Rng, padding: str) -> float:
-    x, w = rng.standard_normal(LARGE), rng.standard_normal((FILTERS[LARGE], LARGE[0], 3, 3))
-    return _adjoint(
-        lambda x: ops.conv_forward(x, w, None, padding), lambda dy: ops.conv_backward(dy, w, padding), x, rng
-    )
+def _convolution_adjoint(rng: Rng, name: str, geometry: Geometry) -> float:
+    """By the input and by the filters; the larger error."""
+    layer = Convolution(name, geometry, rng, LARGE)
+    by_input = _adjoint(lambda x: layer.forward(x, layer.w, None), layer.backward, layer.x, rng)
+    return max(by_input, _adjoint(lambda w: layer.forward(layer.x, w, None), layer.backward_filters, layer.w, rng))
+
+
+def _convolution_adjoints(name: str) -> dict[str, Callable[[Rng], float]]:
+    return {
+        f"backward is the adjoint, {label}": partial(_convolution_adjoint, name=name, geometry=geometry)
+        for label, geometry in GEOMETRIES.items()
+    }
 
 
 def _preprocess_adjoint(rng: Rng) -> float:
@@ -74,6 +83,30 @@ def _block_mean_adjoint(rng: Rng) -> float:
     return _adjoint(lambda x: ops.block_mean_forward(x, 4), lambda dy: ops.block_mean_backward(dy, 4, LARGE), x, rng)
 
 
+def _global_average_adjoint(rng: Rng) -> float:
+    x = rng.standard_normal(LARGE)
+    return _adjoint(ops.global_average_forward, lambda dy: ops.global_average_backward(dy, LARGE[1:]), x, rng)
+
+
+def _linear_adjoint(rng: Rng) -> float:
+    x, w = rng.standard_normal(LARGE[0]), rng.standard_normal((FILTERS[LARGE], LARGE[0]))
+    by_input = _adjoint(lambda x: ops.linear_forward(x, w), lambda dy: ops.linear_backward(dy, w), x, rng)
+    return max(
+        by_input,
+        _adjoint(lambda w: ops.linear_forward(x, w), lambda dy: ops.linear_backward_filters(dy, x)[0], w, rng),
+    )
+
+
+def _resize_adjoint(rng: Rng, kind: str) -> float:
+    """Larger and smaller; the larger error."""
+    x, errors = rng.standard_normal(LARGE), []
+    for height, width in resized(LARGE[1:]).values():
+        forward = partial(getattr(ops, f"resize_{kind}_forward"), height=height, width=width)
+        backward = partial(getattr(ops, f"resize_{kind}_backward"), size=LARGE[1:])
+        errors.append(_adjoint(forward, backward, x, rng))
+    return max(errors)
+
+
 def _lyapunov(rng: Rng) -> float:
     """S dC + dC S = dS, from which the gradient of a square root follows."""
     C = ops.covariance_forward(*draw_moments(rng, LARGE))
@@ -86,10 +119,14 @@ def _lyapunov(rng: Rng) -> float:
 
 ADJOINTS: dict[str, dict[str, Callable[[Rng], float]]] = {
     "preprocess": {"backward is the adjoint": _preprocess_adjoint},
-    "conv": {
-        f"backward is the adjoint, {padding}": partial(_conv_adjoint, padding=padding) for padding in ops.PADDINGS
-    },
+    "conv": _convolution_adjoints("conv"),
     "pool": {"backward is the adjoint, average": _pool_adjoint},
     "matrix-sqrt": {"S dC + dC S = dS": _lyapunov},
     "block-mean": {"backward is the adjoint": _block_mean_adjoint},
+    "depthwise": _convolution_adjoints("depthwise"),
+    "global-average": {"backward is the adjoint": _global_average_adjoint},
+    "linear": {"backward is the adjoint": _linear_adjoint},
+    "resize": {
+        f"backward is the adjoint, {kind}": partial(_resize_adjoint, kind=kind) for kind in ("nearest", "bilinear")
+    },
 }

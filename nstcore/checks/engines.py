@@ -23,6 +23,7 @@ from ..errors import DeviceError
 from ..objective import Objective
 from ..optim import LBFGSState, Vectors
 from ..optim.pairs import Pairs
+from . import engine_layers
 from .check import Check, Proof, prove
 from .gradcheck import relative_error
 from .samples import random_weights, smooth_picture
@@ -161,6 +162,8 @@ def checks_of(machine: Machine, seed: int) -> Iterator[Check]:
     yield prove("block-mean", Proof(f"{name}: block means", partial(_block_means, engine, seed), 10 * unit))
     yield prove("adam", Proof(f"{name}: a step", partial(_adam, engine, seed), 10 * unit))
     yield prove("lbfgs", Proof(f"{name}: H g", partial(_two_loops, engine, seed), 1000 * unit))
+    for topic, layer in engine_layers.proofs(engine, seed):
+        yield prove(topic, layer._replace(what=f"{name}: {layer.what}"))
 
 
 class Pair:

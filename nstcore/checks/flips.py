@@ -103,6 +103,13 @@ FLIPS = {
     "lbfgs": Flip("nstcore.optim.pairs", "Pairs.multiply", "its product H q", _factor),
     "line-search": Flip("nstcore.optim.line_search", "strong_wolfe", "the slope phi' that it sees", _slope),
     "winograd": Flip("nstcore.engines.cpu.winograd", "transform_filters"),
+    "depthwise": Flip("nstcore.ops", "depthwise_backward"),
+    "relu6": Flip("nstcore.ops", "relu6_backward"),
+    "global-average": Flip("nstcore.ops", "global_average_backward"),
+    "linear": Flip("nstcore.ops", "linear_backward"),
+    "instance-norm": Flip("nstcore.ops", "instance_norm_backward"),
+    "resize": Flip("nstcore.ops", "resize_bilinear_backward"),
+    "sigmoid": Flip("nstcore.ops", "sigmoid_backward"),
 }
 
 

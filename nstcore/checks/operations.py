@@ -1,118 +1,22 @@
-"""Cases for every operation of the book: a loss of one array x, and the gradient that the backward pass says it has."""
+"""Cases for every operation of the book: a loss of one array x, and the gradient that the backward pass says it has.
+
+The statistics and the losses are here, the layers of networks in layers.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from .. import ops
+from . import layers
+from .cases import SMALL, Case, Cases, Rng, Size, through, upstream
 from .samples import distinct
 
-Rng = np.random.Generator
-Size = tuple[int, int, int]  # (C, H, W); as features F (N, M): N = C, M = H*W
-
-SMALL: Size = (3, 5, 6)
-LARGE: Size = (16, 21, 26)
-FILTERS = {SMALL: 4, LARGE: 24}
-PREPROCESSING = ("bgr", 255.0, (104.0, 117.0, 124.0), (58.0, 57.0, 56.0))
 SCALE = 0.7  # of losses: not 1, so that one left out shows
 EPSILON = 1e-4  # of variances
-
-
-class Case(NamedTuple):
-    """f(x) -> loss, backward() -> its gradient at x, and x."""
-
-    f: Callable[[np.ndarray], float]
-    backward: Callable[[], np.ndarray]
-    x: np.ndarray
-
-
-Cases = dict[str, Case]
-
-
-def upstream(y: np.ndarray) -> np.ndarray:
-    """A gradient dy that weighs every element differently: that of the loss sum dy y."""
-    return np.cos(np.arange(y.size)).reshape(y.shape)
-
-
-def _through(
-    forward: Callable[[np.ndarray], np.ndarray],
-    backward: Callable[[np.ndarray], np.ndarray],
-    x: np.ndarray,
-) -> Case:
-    """The loss sum dy forward(x), whose gradient is backward(dy)."""
-    dy = upstream(forward(x))
-    return Case(lambda x: float(np.vdot(dy, forward(x))), lambda: backward(dy), x)
-
-
-# -- the network ------------------------------------------------------------------------------------------------------
-
-
-def preprocess(rng: Rng, size: Size) -> Cases:
-    """Pixels to what the network takes."""
-    x = distinct(rng, 3, *size[1:])
-
-    def forward(x: np.ndarray) -> np.ndarray:
-        return ops.preprocess_forward(x, *PREPROCESSING)
-
-    return {"preprocess_backward": _through(forward, lambda dy: ops.preprocess_backward(dy, *PREPROCESSING), x)}
-
-
-def conv(rng: Rng, size: Size) -> Cases:
-    """By the input and by the filters, under both borders."""
-    x = distinct(rng, *size)
-    w = rng.standard_normal((FILTERS[size], size[0], 3, 3))
-    b = rng.standard_normal(FILTERS[size])
-    found = {}
-    for padding in ops.PADDINGS:
-        by_input = (
-            partial(ops.conv_forward, w=w, b=b, padding=padding),
-            partial(ops.conv_backward, w=w, padding=padding),
-        )
-        found[f"conv_backward, {padding}"] = _through(*by_input, x)
-
-        def forward(w: np.ndarray, padding: str = padding) -> np.ndarray:
-            return ops.conv_forward(x, w, b, padding)
-
-        def backward(dy: np.ndarray, padding: str = padding) -> np.ndarray:
-            return ops.conv_backward_filters(dy, x, padding)[0]
-
-        found[f"conv_backward_filters, {padding}"] = _through(forward, backward, w)
-    return found
-
-
-def bias(rng: Rng, size: Size) -> Cases:
-    """By the input, which it passes on, and by the bias."""
-    x, b = distinct(rng, *size), rng.standard_normal(size[0])
-    return {
-        "bias_backward, input": _through(lambda x: ops.bias_forward(x, b), lambda dy: ops.bias_backward(dy)[0], x),
-        "bias_backward, bias": _through(lambda b: ops.bias_forward(x, b), lambda dy: ops.bias_backward(dy)[1], b),
-    }
-
-
-def relu(rng: Rng, size: Size) -> Cases:
-    """Where x > 0."""
-    x = distinct(rng, *size)
-    return {"relu_backward": _through(ops.relu_forward, lambda dy: ops.relu_backward(dy, ops.relu_forward(x)), x)}
-
-
-def pool(rng: Rng, size: Size) -> Cases:
-    """All three kinds, on an odd size: the last row or column gets no gradient."""
-    x = distinct(rng, *size)
-
-    def forward(x: np.ndarray, kind: str) -> np.ndarray:
-        return ops.pool_forward(x, kind)[0]
-
-    def backward(dy: np.ndarray, kind: str) -> np.ndarray:
-        return ops.pool_backward(dy, x, *ops.pool_forward(x, kind), kind)
-
-    return {
-        f"{kind}_pool_backward": _through(partial(forward, kind=kind), partial(backward, kind=kind), x)
-        for kind in ops.POOLINGS
-    }
 
 
 # -- statistics -------------------------------------------------------------------------------------------------------
@@ -138,7 +42,7 @@ def draw_moments(rng: Rng, size: Size) -> tuple[np.ndarray, np.ndarray]:
 def gram(rng: Rng, size: Size) -> Cases:
     """An upstream gradient that is not symmetric: both halves of dG + dG^T count."""
     F = _features(rng, size)
-    return {"gram_backward": _through(ops.gram_forward, lambda dG: ops.gram_backward(dG, F), F)}
+    return {"gram_backward": through(ops.gram_forward, lambda dG: ops.gram_backward(dG, F), F)}
 
 
 def moments(rng: Rng, size: Size) -> Cases:
@@ -167,8 +71,8 @@ def covariance(rng: Rng, size: Size) -> Cases:
         return ops.covariance_backward(dC, mean)[which]
 
     return {
-        "covariance_backward, second": _through(lambda a: forward(a, mean), partial(backward, which=0), second),
-        "covariance_backward, mean": _through(lambda a: forward(second, a), partial(backward, which=1), mean),
+        "covariance_backward, second": through(lambda a: forward(a, mean), partial(backward, which=0), second),
+        "covariance_backward, mean": through(lambda a: forward(second, a), partial(backward, which=1), mean),
     }
 
 
@@ -178,7 +82,7 @@ def matrix_sqrt(rng: Rng, size: Size) -> Cases:
     repeated = (rotation * np.where(np.arange(size[0]) > 0, 2.0, 1.0)) @ rotation.T
 
     def case(C: np.ndarray) -> Case:
-        return _through(
+        return through(
             lambda C: ops.matrix_sqrt_forward(C)[0],
             lambda dS: ops.matrix_sqrt_backward(dS, ops.matrix_sqrt_forward(C)[1]),
             C,
@@ -287,18 +191,14 @@ def block_mean(rng: Rng, size: Size) -> Cases:
     """Blocks that do not divide the size."""
     x = distinct(rng, *size)
     return {
-        "block_mean_backward": _through(
+        "block_mean_backward": through(
             lambda x: ops.block_mean_forward(x, 4), lambda dy: ops.block_mean_backward(dy, 4, size), x
         )
     }
 
 
 OPERATIONS: dict[str, Callable[[Rng, Size], Cases]] = {
-    "preprocess": preprocess,
-    "conv": conv,
-    "bias": bias,
-    "relu": relu,
-    "pool": pool,
+    **layers.VGG,
     "gram": gram,
     "moments": moments,
     "covariance": covariance,
@@ -310,6 +210,7 @@ OPERATIONS: dict[str, Callable[[Rng, Size], Cases]] = {
     "w2": partial(_loss_of_statistics, "w2"),
     "total-variation": total_variation,
     "block-mean": block_mean,
+    **layers.FEED_FORWARD,
 }
 
 

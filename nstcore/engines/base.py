@@ -30,6 +30,7 @@ from ..errors import OptionError
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from .memory import free_memory
+from .operations import BookOperations, Operations
 
 Watcher = Callable[[str, str, float], object]  # (layer, pass, seconds)
 FORWARD, BACKWARD = "forward", "backward"  # the two passes
@@ -270,6 +271,10 @@ class Engine(ABC):
     @abstractmethod
     def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> Network:
         """Prepare weights for a set of taps."""
+
+    def operations(self) -> Operations:
+        """Single layers, for networks that are not VGG; the book's, where the engine has none of its own."""
+        return BookOperations(self.dtype)
 
     def raised(self) -> Engine | None:
         """The same machine in the next higher precision, for numbers that this one does not hold; None if there is

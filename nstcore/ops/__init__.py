@@ -9,7 +9,11 @@ from .block_mean import block_mean_backward, block_mean_forward
 from .content_loss import content_backward, content_forward
 from .conv import PADDINGS, conv_backward, conv_backward_filters, conv_forward
 from .covariance import covariance_backward, covariance_forward
+from .depthwise import depthwise_backward, depthwise_backward_filters, depthwise_forward
+from .global_average import global_average_backward, global_average_forward
 from .gram import gram_backward, gram_forward
+from .instance_norm import instance_norm_backward, instance_norm_forward
+from .linear import linear_backward, linear_backward_filters, linear_forward
 from .matrix_sqrt import matrix_sqrt_backward, matrix_sqrt_forward
 from .moments import moments_backward, moments_forward
 from .pool import (
@@ -24,7 +28,9 @@ from .pool import (
     pool_forward,
 )
 from .preprocess import ORDERS, preprocess_backward, preprocess_forward
-from .relu import relu_backward, relu_forward
+from .relu import relu6_backward, relu6_forward, relu_backward, relu_forward
+from .resize import resize_bilinear_backward, resize_bilinear_forward, resize_nearest_backward, resize_nearest_forward
+from .sigmoid import sigmoid_backward, sigmoid_forward
 from .style_centred import centred_backward, centred_forward
 from .style_loss import style_backward, style_forward
 from .style_mean_std import mean_std_backward, mean_std_forward, standard_deviations
@@ -51,10 +57,20 @@ __all__ = [
     "conv_forward",
     "covariance_backward",
     "covariance_forward",
+    "depthwise_backward",
+    "depthwise_backward_filters",
+    "depthwise_forward",
+    "global_average_backward",
+    "global_average_forward",
     "gram_backward",
     "gram_forward",
+    "instance_norm_backward",
+    "instance_norm_forward",
     "l2_pool_backward",
     "l2_pool_forward",
+    "linear_backward",
+    "linear_backward_filters",
+    "linear_forward",
     "matrix_sqrt_backward",
     "matrix_sqrt_forward",
     "max_pool_backward",
@@ -67,8 +83,16 @@ __all__ = [
     "pool_forward",
     "preprocess_backward",
     "preprocess_forward",
+    "relu6_backward",
+    "relu6_forward",
     "relu_backward",
     "relu_forward",
+    "resize_bilinear_backward",
+    "resize_bilinear_forward",
+    "resize_nearest_backward",
+    "resize_nearest_forward",
+    "sigmoid_backward",
+    "sigmoid_forward",
     "standard_deviations",
     "style_backward",
     "style_forward",

@@ -26,3 +26,9 @@ def equal(name: str, a: np.ndarray, expected: tuple[int, ...], because: str) -> 
     floating(name, a)
     if a.shape != expected:
         raise ShapeError(f"{name}: expected {expected} for {because}, got {a.shape}")
+
+
+def not_empty(name: str, a: np.ndarray) -> None:
+    """Refuse features (C, H, W) without positions: there is nothing to average, or to copy."""
+    if not min(a.shape[1:]):
+        raise ShapeError(f"{name}: expected at least 1 row and 1 column, got shape {a.shape}")

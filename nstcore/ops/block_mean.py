@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import OptionError, ShapeError
+from ..errors import OptionError
 from . import _shapes
 
 
@@ -38,8 +38,7 @@ def block_mean_forward(x: np.ndarray, k: int) -> np.ndarray:
         If `k` is below 1.
     """
     _shapes.rank("x", x, "(C, H, W)")
-    if not min(x.shape[1:]):
-        raise ShapeError(f"x: expected at least 1 row and 1 column, got shape {x.shape}")
+    _shapes.not_empty("x", x)
     return _means(_means(x, k, axis=1), k, axis=2)
 
 
