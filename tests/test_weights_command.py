@@ -233,7 +233,7 @@ def test_list_shows_every_entry_and_what_is_cached(home, capsys):
         assert entry.container in row
         assert entry.licence in row
         assert ("cached" in row) == (entry.name == "vgg16-torchvision")
-        assert ("get --from" in row) == (not entry.urls)
+        assert ("get --from" in row) == (not entry.published)
     assert str(home / "weights") in lines[-1]
 
 
@@ -241,7 +241,8 @@ def test_list_shows_every_entry_and_what_is_cached(home, capsys):
 def known(keras, home, monkeypatch) -> Path:
     """The registry knows the small Keras file as vgg19."""
     hashes = {"md5": registry.file_digests([keras]).hashes["md5"]}
-    entry = replace(registry.default_registry().entries["vgg19"], nbytes=None, hashes=hashes)
+    listed = registry.default_registry().entries["vgg19"]
+    entry = replace(listed, files=(replace(listed.files[0], nbytes=None, hashes=hashes),))
     one = registry.Registry({"vgg19": entry})
     for module in (registry, download):
         monkeypatch.setattr(module, "default_registry", lambda: one)
@@ -261,7 +262,8 @@ def test_get_fills_the_cache_from_a_copy_and_says_so(known, home, capsys):
 
 
 def test_get_says_when_there_was_no_hash_to_check(known, home, monkeypatch, capsys):
-    entry = replace(registry.default_registry().entries["vgg19"], hashes={})
+    listed = registry.default_registry().entries["vgg19"]
+    entry = replace(listed, files=(replace(listed.files[0], hashes={}),))
     one = registry.Registry({"vgg19": entry})
     for module in (registry, download):
         monkeypatch.setattr(module, "default_registry", lambda: one)
@@ -349,8 +351,8 @@ def load_for_run(
             raise WeightsError("the server answered 404 Not Found")
 
     monkeypatch.setattr(download, "fetch", fetch)
+    monkeypatch.setattr(Studio, "say", lambda _, line: said.append(line))
     studio = Studio(quiet=False)
-    monkeypatch.setattr(studio, "say", said.append)
     studio.weights(weights, offline)
     return fetched, said
 

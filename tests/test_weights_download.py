@@ -20,10 +20,10 @@ from weights_server import Server
 
 from nstcore import vgg
 from nstcore.errors import OptionError, OutputError
-from nstcore.pretrained import download, load_weights, places, read_weights, registry
+from nstcore.pretrained import download, load_weights, places, read_weights, receive, registry
 from nstcore.pretrained.download import fetch
 from nstcore.pretrained.readers import keras
-from nstcore.pretrained.registry import Entry, Registry
+from nstcore.pretrained.registry import PublishedFile, Registry, VggEntry
 
 
 @pytest.fixture
@@ -57,14 +57,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def one(payload: bytes, *urls: str, **changes: object) -> Registry:
     """A registry of one entry, named small."""
+    known = {"nbytes": len(payload), "hashes": {"md5": hashlib.md5(payload).hexdigest()}}
+    known |= {key: changes.pop(key) for key in ("nbytes", "hashes") if key in changes}
     facts: dict[str, object] = {
         "name": "small",
         "kind": "vgg",
         "architecture": "vgg19",
-        "file": "published.h5",
-        "urls": urls,
-        "nbytes": len(payload),
-        "hashes": {"md5": hashlib.md5(payload).hexdigest()},
+        "files": (PublishedFile("published.h5", urls, **known),),
         "container": "keras_h5",
         "preprocessing": keras.PREPROCESSING,
         "padding": "zero",
@@ -72,7 +71,7 @@ def one(payload: bytes, *urls: str, **changes: object) -> Registry:
         "licence": "a licence",
         "note": "a note",
     }
-    return Registry({"small": Entry(**{**facts, **changes})})  # type: ignore[arg-type]
+    return Registry({"small": VggEntry(**{**facts, **changes})})  # type: ignore[arg-type]
 
 
 def files(folder: Path) -> list[str]:
@@ -187,9 +186,9 @@ def test_a_redirect_is_followed(server, payload, cache):
 
 
 def test_a_redirect_from_https_to_http_is_refused():
-    request = download.urllib.request.Request("https://127.0.0.1/x")
-    with pytest.raises(download.urllib.error.URLError, match="expected https"), socket.socket() as answer:
-        download._Redirects().redirect_request(request, answer, 302, "Found", {}, "http://127.0.0.1/x")
+    request = receive.urllib.request.Request("https://127.0.0.1/x")
+    with pytest.raises(receive.urllib.error.URLError, match="expected https"), socket.socket() as answer:
+        receive._Redirects().redirect_request(request, answer, 302, "Found", {}, "http://127.0.0.1/x")
 
 
 @pytest.mark.parametrize("path", ["silent", "stalls"])
@@ -244,8 +243,8 @@ def test_a_full_disk_is_one_line_and_leaves_room(server, payload, cache, monkeyp
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert ".small.download: cannot be written" in message
     assert files(cache) == []
-    usage = download.shutil.disk_usage(".")._replace(free=1000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    usage = receive.shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(receive.shutil, "disk_usage", lambda _: usage)
     assert "free bytes for small, found 1000" in get_refused(one(payload, server.url("whole")), error=OutputError)
     assert files(cache) == []
 

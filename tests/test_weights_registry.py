@@ -49,20 +49,31 @@ def small(monkeypatch) -> Weights:
 
 def knowing(path: Path, **changes: object) -> Registry:
     """A registry that knows this file under the name of vgg19-onnx, with that entry's facts but for the changes."""
-    entry = replace(ENTRIES["vgg19-onnx"], nbytes=None, hashes={"md5": file_digests([path]).hashes["md5"]}, **changes)
+    listed = ENTRIES["vgg19-onnx"]
+    file = replace(listed.files[0], nbytes=None, hashes={"md5": file_digests([path]).hashes["md5"]})
+    entry = replace(listed, files=(file,), **changes)
     return Registry({entry.name: entry})
 
 
 # ---- the file
 
 
+VGGS = [entry for entry in ENTRIES.values() if entry.kind == "vgg"]
+
+
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=lambda entry: entry.name)
 def test_every_entry_makes_sense(entry):
-    assert entry.container in {reader.key for reader in readers.READERS}
     assert entry.architecture in entry.name
-    assert entry.urls or "address" in entry.note or "no download" in entry.note
-    for url in entry.urls:
-        assert url.endswith(entry.file)
+    assert entry.published or "address" in entry.note or "no download" in entry.note
+    for file in entry.files:
+        for url in file.urls:
+            assert url.endswith(file.file)
+
+
+@pytest.mark.parametrize("entry", VGGS, ids=lambda entry: entry.name)
+def test_every_vgg_makes_sense(entry):
+    assert len(entry.files) == 1
+    assert entry.container in {reader.key for reader in readers.READERS}
     # one of the two trainings, in one of the two orders
     assert any(
         same_preprocessing(entry.preprocessing, pre) for pre in (OXFORD, TORCHVISION, stated_preprocessing("rgb", 255))
@@ -72,19 +83,20 @@ def test_every_entry_makes_sense(entry):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_hash_is_known_and_finds_its_entry(name):
-    assert PUBLISHED[name] in ENTRIES[name].hashes.values()
+    (file,) = ENTRIES[name].files
+    assert PUBLISHED[name] in file.hashes.values()
     hashes = {kind: "0" * digits for kind, digits in {"sha256": 64, "sha1": 40, "git_blob": 40, "md5": 32}.items()}
-    digests = Digests(ENTRIES[name].nbytes or 1, hashes | ENTRIES[name].hashes)
+    digests = Digests(file.nbytes or 1, hashes | file.hashes)
     assert default_registry().find(digests) is ENTRIES[name]
-    for kind in ENTRIES[name].hashes:
+    for kind in file.hashes:
         assert default_registry().find(replace(digests, hashes=digests.hashes | {kind: "1" * 64})) is None
 
 
 def test_a_prefix_of_a_hash_finds_its_entry_and_no_hash_finds_none():
     hashes = {"sha256": "d01eb7cb" + "0" * 56, "sha1": "", "git_blob": "", "md5": ""}
     assert default_registry().find(Digests(7, hashes)).name == "vgg19-jcjohnson"
-    assert not ENTRIES["vgg19-gatys"].fits(Digests(7, hashes))
-    assert ENTRIES["vgg19-gatys"].mismatch(Digests(7, hashes)) is None
+    assert not ENTRIES["vgg19-gatys"].fits([Digests(7, hashes)])
+    assert ENTRIES["vgg19-gatys"].files[0].mismatch(Digests(7, hashes)) is None
 
 
 def test_the_registry_travels_with_the_package():
@@ -93,7 +105,7 @@ def test_the_registry_travels_with_the_package():
     assert '"*.toml"' in (ROOT / "setup.py").read_text()
     assert (
         ENTRIES[places.DEFAULT_NETWORK].nbytes
-        == min(entry.nbytes or 10**9 for entry in ENTRIES.values() if entry.architecture == "vgg19" and entry.urls)
+        == min(entry.nbytes or 10**9 for entry in VGGS if entry.architecture == "vgg19" and entry.published)
         or ENTRIES[places.DEFAULT_NETWORK].nbytes < 100e6
     )
 
@@ -120,7 +132,14 @@ def test_every_hash_is_that_of_the_common_tools(tmp_path):
         ('name = "vgg16"', 'name = "auto"', "name: expected lower-case words"),
         ('name = "vgg16"', 'name = "../vgg16"', "name: expected lower-case words"),
         ('name = "vgg16"\n', "", "entry number 2: name: missing"),
-        ('kind = "vgg"', 'kind = "resnet"', "kind: expected one of vgg"),
+        ('kind = "vgg"', 'kind = "resnet"', "kind: expected one of vgg, magenta, adain"),
+        ('kind = "magenta"', 'kind = "magenta"\nfile = "x"', "entry magenta: file: unknown"),
+        ('kind = "magenta"', 'kind = "magenta"\npooling = "max"', "entry magenta: pooling: unknown"),
+        ('kind = "vgg"', 'kind = "adain"', "entry vgg19: files: missing"),
+        ("[[entry.files]]", "[[entry.parts]]", "entry magenta: parts: unknown"),
+        ("[[entry.files]]", "[entry.files]", "not readable as TOML"),
+        ("bytes = 4708350", "size = 4708350", "entry magenta-fp16: size: unknown"),
+        ('file = "decoder.pth"\n', "", "entry adain: file: missing"),
         ('architecture = "vgg19"', 'architecture = "vgg18"', "architecture: expected one of vgg16, vgg19"),
         ('padding = "zero"', 'padding = "mirror"', "padding: expected one of"),
         ("bytes = 80134624", "bytes = 0", "bytes: expected a whole number above 0"),
@@ -162,7 +181,7 @@ def test_a_known_file_gets_the_names_and_numbers_of_the_registry(tmp_path, small
     assert weights.preprocessing == stated
     assert (weights.padding, weights.pooling) == ("replicate", "average")
     assert weights.provenance["source"] == "vgg19-7.onnx"
-    assert weights.provenance["source_url"] == ENTRIES["vgg19-onnx"].urls[0]
+    assert weights.provenance["source_url"] == ENTRIES["vgg19-onnx"].files[0].urls[0]
     assert weights.provenance["licence"] == "Apache-2.0 (ONNX model zoo)"
     assert weights.provenance["container"] == "Keras HDF5"
     assert "source_url" not in convert(source, tmp_path / "out.h5").provenance
@@ -250,5 +269,5 @@ def test_the_hash_of_the_tensorflow_js_model_is_that_of_its_joined_files():
     folder = SHARED / "vgg19_uint8_tfjs"
     files = [folder / "model.json", *(folder / f"group1-shard{i}of138.bin" for i in range(1, 21))]
     joined = subprocess.run(["cat", *files], capture_output=True, check=True).stdout
-    assert hashlib.sha256(joined).hexdigest() == ENTRIES["vgg19-tfjs-uint8"].hashes["sha256"]
+    assert hashlib.sha256(joined).hexdigest() == ENTRIES["vgg19-tfjs-uint8"].files[0].hashes["sha256"]
     assert len(joined) == ENTRIES["vgg19-tfjs-uint8"].nbytes

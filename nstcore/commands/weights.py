@@ -13,13 +13,13 @@ from .normalize import STORAGES
 from .progress import Progress
 
 if TYPE_CHECKING:
-    from ..pretrained import Preprocessing, Weights
+    from ..pretrained import FastWeights, Preprocessing, Weights
     from ..pretrained.registry import Entry
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register `weights` and its subcommands."""
-    summary = "list, fetch and convert published VGG checkpoints, look at weights files, check them"
+    summary = "list, fetch and convert published checkpoints, look at weights files, check them"
     weights = subparsers.add_parser("weights", help=summary, description=summary.capitalize() + ".")
     commands = weights.add_subparsers(metavar="COMMAND", required=True)
 
@@ -30,7 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "fetch a published network, check it and convert it into the cache"
     parser = commands.add_parser("get", help=text, description=text.capitalize() + ".")
     parser.add_argument("name", metavar="NAME", help="as `weights list` shows it")
-    parser.add_argument("--from", dest="source", metavar="URL|FILE", help="a mirror, or a copy of the published file")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="URL|FILE|FOLDER",
+        help="a mirror, or a copy of the published file; of several files, the address or folder that they lie in",
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -39,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.set_defaults(run=run_get)
 
-    text = "turn a published checkpoint (a file, or the folder of a TensorFlow.js model) into a weights file"
+    text = "turn a published checkpoint (a file, or the folder of one of several files) into a weights file"
     parser = commands.add_parser("convert", help=text, description=text.capitalize() + ".")
     parser.add_argument("source", metavar="SRC", type=Path)
     parser.add_argument("-o", "--output", metavar="DST.h5", type=Path, help="default: the network's name in the cache")
@@ -100,14 +105,14 @@ def _availability(entry: Entry) -> str:
 
     if cached_path(entry.name).is_file():
         return "cached"
-    return "get" if entry.urls else "get --from"
+    return "get" if entry.published else "get --from"
 
 
 def run_get(args: argparse.Namespace) -> int:
     """Fetch a network unless it is in the cache, and print what came."""
     from ..errors import WeightsError
-    from ..pretrained import read_weights
     from ..pretrained.download import TIMEOUT, fetch
+    from ..pretrained.fast.layout import read_any
     from ..pretrained.places import cached_path
     from ..pretrained.registry import default_registry
 
@@ -115,7 +120,7 @@ def run_get(args: argparse.Namespace) -> int:
     path = cached_path(entry.name)
     if path.is_file() and args.source is None:
         try:
-            weights = read_weights(path)
+            weights = read_any(path)
         except WeightsError as error:
             print(f"nstcore: {error}; fetching it anew", file=sys.stderr)
         else:
@@ -129,9 +134,9 @@ def run_get(args: argparse.Namespace) -> int:
         except KeyboardInterrupt as end:
             print("nstcore: interrupted; the same command resumes the download", file=sys.stderr)
             return getattr(end, "exit_code", INTERRUPTED)
-    _print_facts(read_weights(path))
-    if not entry.hashes:
-        print("checked        nothing: no hash of this file is known")
+    _print_facts(read_any(path))
+    if not any(file.hashes for file in entry.files):
+        print(f"checked        nothing: no hash of {'this file' if len(entry.files) == 1 else 'these files'} is known")
     print(f"written        {path} ({path.stat().st_size:,} bytes)")
     return 0
 
@@ -139,10 +144,22 @@ def run_get(args: argparse.Namespace) -> int:
 def run_convert(args: argparse.Namespace) -> int:
     """Convert a checkpoint; print what it was and where it went."""
     from ..pretrained import convert
+    from ..pretrained.fast.convert import convert_fast, find_source
     from ..pretrained.places import cached_path
 
-    weights = convert(args.source, args.output, args.storage, preprocessing=_stated(args))
-    path = args.output or cached_path(weights.architecture)
+    weights: Weights | FastWeights
+    stated = _stated(args)
+    if find_source(args.source) is None:
+        weights = convert(args.source, args.output, args.storage, preprocessing=stated)
+        path = args.output or cached_path(weights.architecture)
+    else:
+        if stated is not None or args.storage != "float32":
+            raise OptionError(
+                "--storage, --channel-order, --range, --mean, --std: expected none for a feed-forward network, which "
+                "is stored as float32 and knows its input; leave them out"
+            )
+        weights = convert_fast(args.source, args.output)
+        path = args.output or cached_path(weights.model)
     _print_facts(weights)
     print(f"written        {path} ({path.stat().st_size:,} bytes)")
     return 0
@@ -174,11 +191,7 @@ def _colour(option: str, text: str | None) -> tuple[float, float, float] | None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Print what a weights file holds."""
-    from ..pretrained import read_weights
-    from ..pretrained.places import locate
-
-    path = locate(args.file)
-    weights = read_weights(path)
+    path, weights = _read(args.file)
     _print_facts(weights)
     print(f"file           {path} ({path.stat().st_size:,} bytes)")
     return 0
@@ -186,15 +199,24 @@ def run_info(args: argparse.Namespace) -> int:
 
 def run_verify(args: argparse.Namespace) -> int:
     """Check a weights file."""
-    from ..pretrained import read_weights
-    from ..pretrained.places import locate
+    from ..pretrained import Weights
 
-    path = locate(args.file)
-    weights = read_weights(path)
-    count = len(weights.filters)
-    fit = "convolution fits its hash" if count == 1 else "convolutions fit their hashes"
+    path, weights = _read(args.file)
+    count, what = (
+        (len(weights.filters), "convolution") if isinstance(weights, Weights) else (len(weights.tensors), "tensor")
+    )
+    fit = f"{what} fits its hash" if count == 1 else f"{what}s fit their hashes"
     print(f"{path}: whole; {count} {fit}; sha256 {weights.sha256}")
     return 0
+
+
+def _read(file: str) -> tuple[Path, Weights | FastWeights]:
+    """The weights file that a name or path stands for, of either kind."""
+    from ..pretrained.fast.layout import read_any
+    from ..pretrained.places import is_fast, locate, published_path
+
+    path = published_path(file) if is_fast(file) else locate(file)
+    return path, read_any(path)
 
 
 def run_path(args: argparse.Namespace) -> int:
@@ -205,7 +227,15 @@ def run_path(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_facts(weights: Weights) -> None:
+def _print_facts(weights: Weights | FastWeights) -> None:
+    from ..pretrained import Weights
+
+    facts = _vgg_facts(weights) if isinstance(weights, Weights) else _fast_facts(weights)
+    for name, value in facts.items():
+        print(f"{name:<14} {value}")
+
+
+def _vgg_facts(weights: Weights) -> dict[str, str]:
     convolutions = list(weights.filters)
     layers = f"{len(convolutions)} convolutions, {convolutions[0]} to {convolutions[-1]}"
     facts = {
@@ -222,5 +252,15 @@ def _print_facts(weights: Weights) -> None:
         del facts["rounding"]  # exact
     else:
         facts["rounding"] += " of the largest value of its filter, at most"
-    for name, value in facts.items():
-        print(f"{name:<14} {value}")
+    return facts
+
+
+def _fast_facts(weights: FastWeights) -> dict[str, str]:
+    count = sum(array.size for array in weights.tensors.values())
+    return {
+        "name": weights.name,
+        "network": f"{weights.model}: feed-forward, for python -m nstcore fast",
+        "tensors": f"{len(weights.tensors)}, {count:,} numbers",
+        **weights.provenance,
+        "sha256": weights.sha256,
+    }

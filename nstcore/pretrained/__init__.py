@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import NstcoreError, OutputError, WeightsError
 from .convert import convert, stated_preprocessing
+from .fast import FastWeights, fast_tensors, load_fast_weights
 from .layout import read_weights, write_weights
 from .places import (
     AUTO,
@@ -21,12 +22,15 @@ from .places import (
 from .weights import Preprocessing, Weights
 
 __all__ = [
+    "FastWeights",
     "Preprocessing",
     "Weights",
     "builtin_notice",
     "builtin_path",
     "cache_folder",
     "convert",
+    "fast_tensors",
+    "load_fast_weights",
     "load_weights",
     "read_weights",
     "stated_preprocessing",

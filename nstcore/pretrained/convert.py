@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import OptionError, OutputError, WeightsError
 from ..version import __version__
 from . import layout, places
 from .readers import Source, read_source
-from .registry import Digests, Entry, Registry, default_registry, file_digests
+from .registry import Digests, Registry, VggEntry, default_registry, file_digests
 from .storage import check_storage
 from .weights import ChannelOrder, Preprocessing, Weights, shown
 
@@ -86,13 +87,13 @@ def convert(
 
 
 def convert_entry(
-    entry: Entry, source_path: Path, output: Path, *, url: str | None = None, digests: Digests | None = None
+    entry: VggEntry, source_path: Path, output: Path, *, url: str | None = None, digests: Digests | None = None
 ) -> Weights:
     """Convert a file that must be that entry of the registry.
 
     Parameters
     ----------
-    entry : Entry
+    entry : VggEntry
     source_path, output : Path
     url : str, optional
         Where the file came from. Default: the entry's own address, if it has one.
@@ -110,7 +111,7 @@ def convert_entry(
     if digests is None:
         source = read_source(source_path)
         digests = file_digests(source.files)
-    entry.check(digests, source_path)
+    entry.files[0].check(digests, entry.name, source_path)
     return _store(source or read_source(source_path), digests, entry, output, "float32", None, None, url)
 
 
@@ -155,28 +156,33 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{shown(folder)}: the cache folder cannot be made: {error.strerror}") from error
 
 
+def check_output(output: Path, sources: Iterable[Path]) -> None:
+    """`OutputError` if the output is one of the source's files."""
+    for file in sources:
+        if os.path.exists(output) and os.path.samefile(file, output):
+            raise OutputError(f"{shown(output)}: the output is the source itself; give another path with -o")
+
+
 def _store(
     source: Source,
     digests: Digests,
-    entry: Entry | None,
+    entry: VggEntry | None,
     output: Path,
     storage: str,
     name: str | None,
     stated: Preprocessing | None,
     url: str | None,
 ) -> Weights:
-    for file in source.files:
-        if os.path.exists(output) and os.path.samefile(file, output):
-            raise OutputError(f"{shown(output)}: the output is the source itself; give another path with -o")
+    check_output(output, source.files)
     what = shown(source.files[0])
     provenance = {
-        "source": entry.file if entry else _source_name(source.files),
+        "source": entry.files[0].file if entry else _source_name(source.files),
         "source_sha256": digests.sha256,
         "container": source.container,
         "licence": entry.licence if entry else source.licence,
         "converter": f"nstcore {__version__}",
     }
-    if entry and (address := url or next(iter(entry.urls), None)):
+    if entry and (address := url or next(iter(entry.files[0].urls), None)):
         provenance["source_url"] = address
     try:
         if entry and entry.architecture != source.architecture:
@@ -195,7 +201,7 @@ def _store(
     return layout.write_weights(output, weights, storage)
 
 
-def _agreed(source: Source, entry: Entry | None, stated: Preprocessing | None) -> Preprocessing:
+def _agreed(source: Source, entry: VggEntry | None, stated: Preprocessing | None) -> Preprocessing:
     """What is known of the pre-processing, once all who know it agree; the registry's numbers are the exact ones."""
     content, listed = source.preprocessing, entry.preprocessing if entry else None
     known = listed or content

@@ -20,29 +20,17 @@ import h5py
 import numpy as np
 
 from .. import vgg
-from ..errors import OutputError, WeightsError
-from ..files import replacing
-from . import hdf5
+from ..errors import WeightsError
+from . import hdf5, sealed
 from .storage import STORAGES, check_storage, decode, encode, rounding
-from .weights import (
-    PROVENANCE,
-    Preprocessing,
-    Weights,
-    array_sha256,
-    present_convolutions,
-    shown,
-    text_sha256,
-)
+from .weights import PROVENANCE, Preprocessing, Weights, present_convolutions, shown
 
 FORMAT = "nstcore-weights"
+FAST_FORMAT = "nstcore-fast-weights"  # of `fast_layout`
 FORMAT_VERSION = 1
-
-# Object headers and chunk indices of HDF5 1.10 carry checksums, those of the default (oldest) version do not.
-_HDF5_VERSION = ("v110", "v110")
 
 _TEXT = ("name", "architecture", "channel_order", "padding", "pooling", "storage", "rounding", "sha256", *PROVENANCE)
 _CONVENTIONS = ("name", "architecture", "channel_order", "range", "mean", "std", "padding", "pooling")
-_INTEGRITY = ("format", "format_version", "sha256", "attributes_sha256")
 
 
 def write_weights(path: str | Path, weights: Weights, storage: str = "float32") -> Weights:
@@ -73,20 +61,9 @@ def write_weights(path: str | Path, weights: Weights, storage: str = "float32") 
         If nothing can be written there; nothing is left behind then.
     """
     check_storage(storage)
-    for key in PROVENANCE:
-        if key not in weights.provenance:
-            raise WeightsError(f"provenance: expected {', '.join(PROVENANCE)}; {key} is missing")
-    reserved = [key for key in weights.provenance if key in (*_CONVENTIONS, *_INTEGRITY)]
-    if reserved:
-        raise WeightsError(f"provenance: {reserved[0]} is not provenance but a fact of the layout; take another key")
-
-    path = Path(path)
-    with replacing(path) as part:
-        try:
-            return _write(part, weights, storage)
-        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-            reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
-            raise OutputError(f"{shown(path)}: cannot be written: {shown(reason)}; choose another place") from error
+    sealed.check_provenance(weights.provenance, _CONVENTIONS)
+    with sealed.written(path) as file:
+        return _write(file, weights, storage)
 
 
 def read_weights(path: str | Path) -> Weights:
@@ -111,40 +88,36 @@ def read_weights(path: str | Path) -> Weights:
             preprocessing=Preprocessing(*(facts[name] for name in ("channel_order", "range", "mean", "std"))),  # type: ignore[arg-type]
             padding=facts["padding"],  # type: ignore[arg-type]
             pooling=facts["pooling"],  # type: ignore[arg-type]
-            provenance={k: str(v) for k, v in sorted(facts.items()) if k not in (*_CONVENTIONS, *_INTEGRITY)},
+            provenance={k: str(v) for k, v in sorted(facts.items()) if k not in (*_CONVENTIONS, *sealed.INTEGRITY)},
         )
         if weights.sha256 != facts["sha256"]:
             raise WeightsError(f"attribute sha256: expected {weights.sha256} for this content, found {facts['sha256']}")
         return weights
 
 
-def _write(path: Path, weights: Weights, storage: str) -> Weights:
+def _write(file: h5py.File, weights: Weights, storage: str) -> Weights:
     filters: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     worst = 0.0
-    with h5py.File(path, "w", libver=_HDF5_VERSION) as file:
-        for conv, (weight, bias) in weights.filters.items():
-            packed, scale = encode(weight, storage, f"{conv}/weight")
-            filters[conv] = decode(packed, scale), bias
-            if storage != "float32":
-                worst = max(worst, rounding(weight, filters[conv][0]))
-            group = file.create_group(conv)
-            _write_dataset(group, "weight", packed)
-            _write_dataset(group, "bias", bias)
-            if scale is not None:
-                _write_dataset(group, "scale", scale)
-        provenance = {**weights.provenance, "storage": storage, "rounding": f"{worst:.3g}"}
-        stored = replace(weights, filters=filters, provenance=dict(sorted(provenance.items())))
-        for name, value in _attributes(stored).items():
-            hdf5.set_attribute(file, name, value)
+    for conv, (weight, bias) in weights.filters.items():
+        packed, scale = encode(weight, storage, f"{conv}/weight")
+        filters[conv] = decode(packed, scale), bias
+        if storage != "float32":
+            worst = max(worst, rounding(weight, filters[conv][0]))
+        group = file.create_group(conv)
+        sealed.write_dataset(group, "weight", packed)
+        sealed.write_dataset(group, "bias", bias)
+        if scale is not None:
+            sealed.write_dataset(group, "scale", scale)
+    provenance = {**weights.provenance, "storage": storage, "rounding": f"{worst:.3g}"}
+    stored = replace(weights, filters=filters, provenance=dict(sorted(provenance.items())))
+    sealed.write_facts(file, FORMAT, FORMAT_VERSION, _facts(stored))
     return stored
 
 
-def _attributes(weights: Weights) -> dict[str, object]:
-    """Every root attribute, in the order in which they are written."""
+def _facts(weights: Weights) -> dict[str, object]:
+    """Every fact, in the order in which they are written."""
     pre = weights.preprocessing
-    facts: dict[str, object] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+    return {
         "name": weights.name,
         "architecture": weights.architecture,
         "channel_order": pre.channel_order,
@@ -156,38 +129,17 @@ def _attributes(weights: Weights) -> dict[str, object]:
         **weights.provenance,
         "sha256": weights.sha256,
     }
-    return {**facts, "attributes_sha256": text_sha256(facts)}
-
-
-def _write_dataset(group: h5py.Group, name: str, data: np.ndarray) -> None:
-    if data.dtype == STORAGES["int8"]:
-        dataset = hdf5.write_gzip(group, name, data)
-    else:
-        dataset = group.create_dataset(name, data=data.astype(data.dtype.newbyteorder("<"), copy=False))
-    hdf5.set_attribute(dataset, "sha256", array_sha256(data))
 
 
 def _read_facts(file: h5py.File) -> dict[str, object]:
     """The root attributes, once they are complete, of the right kind and equal to their hash."""
-    if "format" not in file.attrs:
+    if sealed.format_of(file) == FAST_FORMAT:
         raise WeightsError(
-            f"expected the attribute format={FORMAT}, found none; "
-            "a published checkpoint must be converted first: python -m nstcore weights convert FILE"
+            "expected weights of a VGG, found those of a feed-forward network; they are for: "
+            "python -m nstcore fast --weights FILE"
         )
-    for name, expected in (("format", FORMAT), ("format_version", FORMAT_VERSION)):
-        found = hdf5.attribute(file, name)
-        if found != expected:
-            raise WeightsError(f"attribute {name}: expected {expected}, found {shown(str(found))}")
-    kinds = {**dict.fromkeys(_TEXT, str), "range": float, "mean": tuple, "std": tuple, "attributes_sha256": str}
-    facts: dict[str, object] = {}
-    for name in (*kinds, *file.attrs):
-        facts[name] = hdf5.attribute(file, name)
-        kind = kinds.get(name, int if name == "format_version" else str)
-        if not isinstance(facts[name], kind):
-            raise WeightsError(f"attribute {shown(name)}: expected {kind.__name__}, found {type(facts[name]).__name__}")
-    expected = text_sha256({name: value for name, value in facts.items() if name != "attributes_sha256"})
-    if facts["attributes_sha256"] != expected:
-        raise WeightsError("attribute attributes_sha256: does not fit the other attributes; one of them was changed")
+    kinds: dict[str, type] = {**dict.fromkeys(_TEXT, str), "range": float, "mean": tuple, "std": tuple}
+    facts = sealed.read_facts(file, FORMAT, FORMAT_VERSION, kinds)
     for name, choices in (("architecture", vgg.ARCHITECTURES), ("storage", STORAGES)):
         if facts[name] not in choices:
             raise WeightsError(f"attribute {name}: expected one of {', '.join(choices)}, found {facts[name]}")
@@ -209,8 +161,6 @@ def _read_filters(file: h5py.File, conv: str, shape: tuple[int, ...], storage: s
             array = hdf5.read_gzip(dataset, shape, storage)
         else:
             array = hdf5.read_plain(dataset, shape, [storage])
-        if array_sha256(array) != hdf5.attribute(dataset, "sha256"):
-            raise WeightsError(f"/{conv}/{name}: its data does not fit its sha256; fetch or convert the file again")
-        arrays[name] = array
+        arrays[name] = sealed.fitting(dataset, array)
     weight = decode(arrays["weight"], arrays.get("scale"))
     return weight, arrays["bias"].astype(np.float32, copy=False)

@@ -68,10 +68,11 @@ def published_path(name: str) -> Path:
     path = cached_path(name)
     if os.path.isfile(path):
         return path
-    raise WeightsError(
-        f"weights {name}: expected {path}, found no file; put it there with: python -m nstcore weights get {name}, "
-        "or python -m nstcore weights convert FILE"
-    )
+    ways = f"python -m nstcore weights get {name}, or python -m nstcore weights convert FILE"
+    if is_fast(name):  # `convert` puts its files where those of its model lie
+        convert = f"python -m nstcore weights convert {'FOLDER' if _kind(name) == name else 'FOLDER -o DST.h5'}"
+        ways = f"python -m nstcore weights get {name} [--from FOLDER], or {convert}"
+    raise WeightsError(f"weights {name}: expected {path}, found no file; put it there with: {ways}")
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -96,6 +97,11 @@ def locate(name_or_path: str | Path) -> Path:
         return builtin_path()
     if is_published(name_or_path):
         return published_path(str(name_or_path))
+    if is_fast(name_or_path):
+        raise WeightsError(
+            f"weights {name_or_path}: expected weights of a VGG, these are of a feed-forward network; they are for: "
+            f"python -m nstcore fast --weights {name_or_path}"
+        )
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and not os.path.lexists(path) and path.name == name_or_path and not path.suffix:
         names = ", ".join((AUTO, BUILTIN, *ARCHITECTURES))
@@ -107,14 +113,23 @@ def locate(name_or_path: str | Path) -> Path:
 
 
 def is_published(name_or_path: str | Path) -> bool:
-    """Whether it is a name of the registry, not a path."""
-    if name_or_path in ARCHITECTURES:
-        return True
+    """Whether it is a name of the registry that stands for a VGG, not a path."""
+    return name_or_path in ARCHITECTURES or _kind(name_or_path) == "vgg"
+
+
+def is_fast(name_or_path: str | Path) -> bool:
+    """Whether it is a name of the registry that stands for a feed-forward network, not a path."""
+    return _kind(name_or_path) not in (None, "vgg")
+
+
+def _kind(name_or_path: str | Path) -> str | None:
+    """The kind of the registry's entry of that name; None if there is none."""
     if not isinstance(name_or_path, str) or Path(name_or_path).name != name_or_path:
-        return False
+        return None
     from .registry import default_registry
 
-    return name_or_path in default_registry().entries
+    entry = default_registry().entries.get(name_or_path)
+    return entry.kind if entry else None
 
 
 def builtin_notice(reason: str | None = None) -> str:

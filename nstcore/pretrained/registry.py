@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any, get_args
 from .. import vgg
 from ..errors import WeightsError
 from . import places
+from .fast.models import MODELS
 from .weights import Padding, Pooling, Preprocessing, check_text, shown
 
 FORMAT = 1
-KINDS = ("vgg",)
+VGG = "vgg"
+KINDS = (VGG, *MODELS)
 
 # Digits of each hash; of a prefix, at least. The strongest first: it is the one that a message names.
 HASHES = {"sha256": 64, "sha1": 40, "git_blob": 40, "md5": 32, "sha256_prefix": 8}
@@ -45,25 +47,16 @@ class Digests:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One published file; the keys of `registry.toml`, which `weights/README.md` describes.
+class PublishedFile:
+    """One file of an entry: its published name, where it lies, and what is known of its bytes.
 
     `nbytes` is None and `hashes` is empty where nothing is known; `urls` is empty where there is no address.
     """
 
-    name: str
-    kind: str
-    architecture: str
     file: str
     urls: tuple[str, ...]
     nbytes: int | None
     hashes: Mapping[str, str]
-    container: str
-    preprocessing: Preprocessing
-    padding: Padding
-    pooling: Pooling
-    licence: str
-    note: str
 
     def fits(self, digests: Digests) -> bool:
         """Whether a file with these digests is this one; never, where no hash is known."""
@@ -79,10 +72,52 @@ class Entry:
                 return f"expected {kind} {expected}, got {found}"
         return None
 
-    def check(self, digests: Digests, what: str | Path) -> None:
-        """`WeightsError` if a file differs from this one in size or in any hash that is known."""
+    def check(self, digests: Digests, name: str, what: str | Path) -> None:
+        """`WeightsError` if a file differs from this one of the entry `name` in size or in any hash that is known."""
         if (difference := self.mismatch(digests)) is not None:
-            raise WeightsError(f"{shown(what)}: not {self.file} of {self.name}: {difference}")
+            raise WeightsError(f"{shown(what)}: not {self.file} of {name}: {difference}")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published network; the keys of `registry.toml`, which `weights/README.md` describes.
+
+    A VGG is one file. A feed-forward network may be several, and `architecture` is then its kind.
+    """
+
+    name: str
+    kind: str
+    architecture: str
+    files: tuple[PublishedFile, ...]
+    container: str
+    licence: str
+    note: str
+
+    @property
+    def nbytes(self) -> int | None:
+        """Of all its files; None if that of one is not known."""
+        sizes = [file.nbytes for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)
+
+    @property
+    def published(self) -> bool:
+        """Whether there is an address for every file."""
+        return all(file.urls for file in self.files)
+
+    def fits(self, digests: Sequence[Digests]) -> bool:
+        """Whether files with these digests are this entry's, in its order."""
+        return len(digests) == len(self.files) and all(
+            file.fits(found) for file, found in zip(self.files, digests, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class VggEntry(Entry):
+    """A VGG, with the facts that its file does not tell."""
+
+    preprocessing: Preprocessing
+    padding: Padding
+    pooling: Pooling
 
 
 @dataclass(frozen=True)
@@ -106,9 +141,15 @@ class Registry:
             )
         return self.entries[name]
 
-    def find(self, digests: Digests) -> Entry | None:
-        """The entry with these hashes, if there is one."""
-        return next((entry for entry in self.entries.values() if entry.fits(digests)), None)
+    def find(self, digests: Digests) -> VggEntry | None:
+        """The VGG whose file has these hashes, if there is one."""
+        entries = (entry for entry in self.entries.values() if isinstance(entry, VggEntry))
+        return next((entry for entry in entries if entry.fits([digests])), None)
+
+    def find_fast(self, model: str, digests: Sequence[Digests]) -> Entry | None:
+        """The feed-forward network of that model whose files, in order, have these hashes, if there is one."""
+        entries = (entry for entry in self.entries.values() if entry.kind == model)
+        return next((entry for entry in entries if entry.fits(digests)), None)
 
 
 @cache
@@ -180,20 +221,55 @@ def file_digests(files: Iterable[Path]) -> Digests:
 def _entry(table: Any) -> Entry:
     if not isinstance(table, dict):
         raise WeightsError("expected a table")
-    texts = ("name", "kind", "architecture", "file", "container", "padding", "pooling", "licence", "note")
-    needed = {*texts, "urls", "preprocessing"}
-    for key in sorted(needed - set(table)):
-        raise WeightsError(f"{key}: missing")
-    for key in sorted(set(table) - needed - set(HASHES) - {"bytes"}):
-        raise WeightsError(f"{shown(key)}: unknown")
+    kind = table.get("kind")
+    if "kind" in table and kind not in KINDS:
+        raise WeightsError(f"kind: expected one of {', '.join(KINDS)}, found {shown(repr(kind))[:80]}")
+    texts: tuple[str, ...] = ("name", "kind", "container", "licence", "note")
+    if kind == VGG:
+        facts = ("architecture", "padding", "pooling", "preprocessing")
+        _check_keys(table, (*texts, *facts, "file", "urls"), (*HASHES, "bytes"))
+        texts = (*texts, *facts[:3])
+    else:
+        _check_keys(table, (*texts, "files"), ())
     for key in texts:
         check_text(key, table[key])
-    choices = {"kind": KINDS, "architecture": vgg.ARCHITECTURES, "padding": get_args(Padding)}
-    for key, allowed in {**choices, "pooling": get_args(Pooling)}.items():
-        if table[key] not in allowed:
+    choices = {"architecture": vgg.ARCHITECTURES, "padding": get_args(Padding), "pooling": get_args(Pooling)}
+    for key, allowed in choices.items():
+        if key in table and table[key] not in allowed:
             raise WeightsError(f"{key}: expected one of {', '.join(allowed)}, found {table[key]}")
     if not _NAME.fullmatch(table["name"]) or table["name"] in (places.AUTO, places.BUILTIN):
         raise WeightsError("name: expected lower-case words and digits joined by -, and none of auto, builtin")
+    common = {key: table[key] for key in ("name", "kind", "container", "licence", "note")}
+    if kind != VGG:
+        return Entry(**common, architecture=table["kind"], files=_files(table["files"]))
+    return VggEntry(
+        **common,
+        architecture=table["architecture"],
+        files=(_file(table),),
+        preprocessing=_preprocessing(table["preprocessing"]),
+        padding=table["padding"],
+        pooling=table["pooling"],
+    )
+
+
+def _check_keys(table: Mapping[str, Any], needed: Iterable[str], others: Iterable[str]) -> None:
+    for key in sorted(set(needed) - set(table)):
+        raise WeightsError(f"{key}: missing")
+    for key in sorted(set(table) - set(needed) - set(others)):
+        raise WeightsError(f"{shown(key)}: unknown")
+
+
+def _files(tables: Any) -> tuple[PublishedFile, ...]:
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise WeightsError("files: expected [[entry.files]] tables")
+    for table in tables:
+        _check_keys(table, ("file", "urls"), (*HASHES, "bytes"))
+    return tuple(_file(table) for table in tables)
+
+
+def _file(table: Mapping[str, Any]) -> PublishedFile:
+    """The keys of a table that describe one file."""
+    check_text("file", table["file"])
     urls = table["urls"]
     if not isinstance(urls, list) or not all(isinstance(url, str) and _URL.fullmatch(url) for url in urls):
         raise WeightsError("urls: expected a list of http or https addresses")
@@ -207,13 +283,7 @@ def _entry(table: Any) -> Entry:
             raise WeightsError(f"{kind}: expected {HASHES[kind]} digits 0-9a-f, found {shown(repr(text))[:80]}")
     if urls and not hashes:
         raise WeightsError("urls: a file that is downloaded needs a hash")
-    return Entry(
-        **{key: table[key] for key in texts},
-        urls=tuple(urls),
-        nbytes=nbytes,
-        hashes=hashes,
-        preprocessing=_preprocessing(table["preprocessing"]),
-    )
+    return PublishedFile(table["file"], tuple(urls), nbytes, hashes)
 
 
 def _preprocessing(table: Any) -> Preprocessing:

@@ -119,16 +119,13 @@ class Weights:
         _one_of("architecture", self.architecture, tuple(vgg.ARCHITECTURES))
         _one_of("padding", self.padding, get_args(Padding))
         _one_of("pooling", self.pooling, get_args(Pooling))
-        for key, text in self.provenance.items():
-            if not isinstance(key, str) or not _PROVENANCE_KEY.fullmatch(key):
-                raise WeightsError(f"provenance: expected keys of a-z, 0-9 and _, got {key!r}")
-            check_text(f"provenance {key}", text)
+        check_provenance(self.provenance)
         present = present_convolutions(self.architecture, self.filters)
         shapes = vgg.convolutions(self.architecture)
         for conv in present:
             weight, bias = self.filters[conv]
-            _check_array(f"{conv}/weight", weight, shapes[conv])
-            _check_array(f"{conv}/bias", bias, shapes[conv][:1])
+            check_array(f"{conv}/weight", weight, shapes[conv])
+            check_array(f"{conv}/bias", bias, shapes[conv][:1])
         # in the order of the data, whatever order they came in
         object.__setattr__(self, "filters", {conv: self.filters[conv] for conv in present})
 
@@ -235,6 +232,14 @@ def check_text(what: str, text: object) -> str:
     return text
 
 
+def check_provenance(provenance: Mapping[str, str]) -> None:
+    """`WeightsError` unless every key is a plain word and every text one line."""
+    for key, text in provenance.items():
+        if not isinstance(key, str) or not _PROVENANCE_KEY.fullmatch(key):
+            raise WeightsError(f"provenance: expected keys of a-z, 0-9 and _, got {key!r}")
+        check_text(f"provenance {key}", text)
+
+
 def shown(path: str | Path) -> str:
     """A path or a foreign name as it may stand in a one-line message."""
     text = str(path)
@@ -257,7 +262,8 @@ def _one_of(what: str, value: object, choices: tuple[object, ...]) -> None:
         raise WeightsError(f"{what}: expected one of {', '.join(map(str, choices))}, got {shown(repr(value)[:80])}")
 
 
-def _check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+def check_array(what: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """`WeightsError` unless it is a float32 array of this shape, C-contiguous and finite."""
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.float32:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise WeightsError(f"{what}: expected float32 {shape}, got {got}")

@@ -110,7 +110,7 @@ def assemble(
     if network.colour_map is not None:
         expected[f"{network.colour_map}.weight"], expected[f"{network.colour_map}.bias"] = (3, 3, 1, 1), (3,)
     for name, shape in expected.items():
-        _check(name, named.get(name), shape)
+        check(name, named.get(name), shape)
 
     def numbers(name: str) -> np.ndarray:
         try:
@@ -251,7 +251,8 @@ def _unwrapped(tensors: Mapping[str, _Tensor]) -> dict[str, _Tensor]:
     return named
 
 
-def _check(name: str, tensor: Described | None, shape: tuple[int, ...]) -> None:
+def check(name: str, tensor: Described | None, shape: tuple[int, ...]) -> None:
+    """`WeightsError` unless the tensor is there, holds floats and has this shape."""
     if tensor is None:
         raise WeightsError(f"{name}: missing")
     if tensor.shape != shape or tensor.dtype not in FLOATS:

@@ -16,6 +16,8 @@ References
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -51,6 +53,19 @@ def read(path: Path) -> Source:
     WeightsError
         If the file is damaged, names anything but tensors and ordered dictionaries, or is not one of these networks.
     """
+    with tensors(path) as (named, read_tensor):
+        return state_dict.assemble(NAME, path, named, read_tensor)
+
+
+@contextmanager
+def tensors(path: Path) -> Iterator[tuple[dict[str, torch_pickle.Tensor], Callable[[torch_pickle.Tensor], np.ndarray]]]:
+    """The tensors of the stream by name, whatever network they are, and how to read the numbers of one.
+
+    Raises
+    ------
+    WeightsError
+        As `read`, but for the network.
+    """
     with opened(path) as (file, size):
         machine = torch_pickle.Machine(BytesIO(file.read(torch_pickle.LARGEST_PICKLE)))
         if machine.load() != _MAGIC:
@@ -58,13 +73,13 @@ def read(path: Path) -> Source:
         if machine.load() != _PROTOCOL:
             raise WeightsError(f"expected protocol {_PROTOCOL} of torch.save, found another")
         machine.load()  # the machine that wrote it; the storages are little-endian on every one
-        tensors = torch_pickle.state_dict(machine.load())
+        named = torch_pickle.state_dict(machine.load())
         starts = _storages(file, size, machine.load(), machine)
 
         def read_tensor(tensor: torch_pickle.Tensor) -> np.ndarray:
             return torch_pickle.read_tensor(file, tensor, starts[tensor.storage.key], "<")
 
-        return state_dict.assemble(NAME, path, tensors, read_tensor)
+        yield named, read_tensor
 
 
 def _storages(file: BinaryIO, size: int, keys: Any, machine: torch_pickle.Machine) -> dict[str, int]:

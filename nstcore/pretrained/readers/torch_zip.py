@@ -20,7 +20,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,10 +59,23 @@ def read(path: Path) -> Source:
         If the archive is damaged or holds compressed data, its pickle names anything but tensors and ordered
         dictionaries, or it is not one of these networks.
     """
+    with tensors(path) as (named, read_tensor):
+        return state_dict.assemble(NAME, path, named, read_tensor)
+
+
+@contextmanager
+def tensors(path: Path) -> Iterator[tuple[dict[str, torch_pickle.Tensor], Callable[[torch_pickle.Tensor], np.ndarray]]]:
+    """The tensors of the archive by name, whatever network they are, and how to read the numbers of one.
+
+    Raises
+    ------
+    WeightsError
+        As `read`, but for the network.
+    """
     with opened(path) as (file, size):
         archive = _Archive(file, _entries(file, size))
         pickle = io.BytesIO(archive.whole("data.pkl", torch_pickle.LARGEST_PICKLE))
-        tensors = torch_pickle.state_dict(torch_pickle.Machine(pickle).load())
+        named = torch_pickle.state_dict(torch_pickle.Machine(pickle).load())
         order = archive.byte_order()
 
         def read_tensor(tensor: torch_pickle.Tensor) -> np.ndarray:
@@ -70,7 +83,7 @@ def read(path: Path) -> Source:
             start = archive.checked(f"data/{storage.key}", storage.numel * state_dict.ITEM_SIZES[storage.dtype])
             return torch_pickle.read_tensor(file, tensor, start, order)
 
-        return state_dict.assemble(NAME, path, tensors, read_tensor)
+        yield named, read_tensor
 
 
 @dataclass(frozen=True)
