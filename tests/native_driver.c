@@ -123,12 +123,45 @@ static void vectors(nst_team *team, long n)
     add_floats(d, n);
 }
 
+/* One layer C -> K (depthwise where K is 0) of R x R taps, then what normalises and resizes its result */
+static void layer(nst_team *team, long C, long K, long H, long W, long R, long stride, long upsample, int padding)
+{
+    const int threads = nst_team_threads(team), depthwise = !K;
+    const long before = R / 2, P = (H * upsample + 2 * before - R) / stride + 1;
+    const long Q = (W * upsample + 2 * before - R) / stride + 1, many = depthwise ? C : K, M = P * Q;
+    const nst_layer l = {C,      many,   H,        W,       R,         R,       P, Q, stride, before,
+                         before, upsample, padding, NST_SIGMOID, depthwise};
+    float *filters = floats(nst_layer_filters(&l)), *y = floats(many * M);
+    nst_pack_layer(&l, floats((depthwise ? 1 : C) * many * R * R), floats(many), filters);
+    nst_layer_forward(team, &l, floats(C * H * W), filters, y, floats(nst_layer_work(&l, threads)));
+    add_floats(y, many * M);
+    double mean[64], variance[64];
+    nst_moments(team, y, many, M, mean, variance, floats(nst_moments_work(many, M)));
+    add(mean, many * (long)sizeof *mean);
+    add(variance, many * (long)sizeof *variance);
+    nst_normalise(team, y, many, M, floats(many), floats(many), floats(many), NST_RELU6, floats(many * M), y);
+    add_floats(y, many * M);
+    float *small = floats(many * ((P + 1) / 2) * ((Q + 1) / 2)), *large = floats(many * (P + 3) * 2 * Q);
+    nst_max_pool(team, y, many, P, Q, small);
+    add_floats(small, many * ((P + 1) / 2) * ((Q + 1) / 2));
+    for (int bilinear = 0; bilinear < 2; bilinear++) {
+        nst_resize(team, y, many, P, Q, P + 3, 2 * Q, bilinear, large, floats(nst_resize_work(Q, 2 * Q, threads)));
+        add_floats(large, many * (P + 3) * 2 * Q);
+    }
+}
+
 static uint64_t all(int threads)
 {
     nst_team *team = nst_team_new(threads);
     if (!team || nst_team_threads(team) != threads) exit(3);
     digest = 14695981039346656037u;
     vectors(team, 40003);
+    layer(team, 33, 21, 40, 61, 3, 1, 1, NST_REPLICATE);
+    layer(team, 60, 64, 1, 3, 1, 1, 1, NST_ZERO);
+    layer(team, 3, 8, 90, 127, 9, 2, 1, NST_REFLECT);
+    layer(team, 16, 8, 31, 40, 3, 1, 2, NST_REFLECT);
+    layer(team, 16, 8, 31, 40, 5, 1, 2, NST_REFLECT);
+    layer(team, 40, 0, 19, 33, 3, 1, 1, NST_ZERO);
     for (int replicate = 0; replicate < 2; replicate++) {
         first(team, 32, 37, 50, replicate);
         convolution(team, 32, 64, 37, 50, replicate, NST_MAX);

@@ -21,7 +21,7 @@ from conftest import random_weights
 
 from nstcore import vgg
 from nstcore.engines import TapGradient
-from nstcore.engines.cpu import library, native, vectors
+from nstcore.engines.cpu import library, native, operations, vectors
 from nstcore.engines.cpu.arena import ALIGNMENT, Arena
 from nstcore.optim import minimize_adam, minimize_lbfgs
 
@@ -34,6 +34,22 @@ TAPS = (
 )
 ELEMENTS = (1, 7, 1025, 40_003)
 SIZES = ((16, 16), (17, 33), (37, 50), (21, 67))
+# Of layers: C, K (0: depthwise), size, kernel, what follows it; on both sides of what the kernels decide
+LAYERS = (
+    (5, 17, (3, 150), (3, 3), {}),
+    (3, 3, (9, 200), (9, 9), {"padding": "reflect", "activation": "sigmoid"}),
+    (33, 21, (40, 131), (3, 3), {"padding": "replicate", "activation": "relu"}),
+    (300, 9, (5, 300), (3, 3), {"activation": "relu6"}),
+    (290, 70, (1, 3), (1, 1), {}),
+    (30, 20, (50, 33), (1, 1), {}),
+    (8, 6, (50, 67), (3, 3), {"stride": 2, "padding": "reflect"}),
+    (4, 3, (1, 40), (2, 3), {"stride": 3, "amounts": ((0, 9), (5, 1)), "padding": "reflect"}),
+    (6, 10, (41, 70), (3, 3), {"upsample": 2, "padding": "reflect", "activation": "sigmoid"}),
+    (3, 4, (9, 6), (5, 4), {"upsample": 3, "amounts": ((4, 1), (0, 3))}),
+    (3, 4, (9, 6), (5, 5), {"upsample": 2, "padding": "reflect"}),
+    (40, 0, (9, 33), (3, 3), {"activation": "relu6"}),
+    (3, 0, (200, 70), (3, 3), {"stride": 2, "amounts": ((0, 1), (0, 1))}),
+)
 libc = ctypes.CDLL(None)
 
 
@@ -117,14 +133,37 @@ def optimize(kernels: library.Library, crew: library.Crew, count: int, rng: np.r
         assert np.isfinite(result.x).all(), (minimize, count)
 
 
+def layers(kernels: library.Library, crew: library.Crew, rng: np.random.Generator) -> None:
+    """Every single layer, and what normalises and resizes its result."""
+    for C, K, size, kernel, options in LAYERS:
+        found = operations.NativeOperations(kernels, crew)  # with scratch of its own
+        x, w, b = filled(rng, C, *size), filled(rng, *((K, C) if K else (C,)), *kernel), filled(rng, K or C)
+        filters = (found.filters if K else found.depthwise_filters)(w, b)
+        y = (found.conv if K else found.depthwise)(x, filters, **options)
+        for each in (x, y):
+            P, Q = each.shape[1:]
+            found._scratch = found._scratch[:0]
+            scale, shift = found.statistics(each, 1e-5)
+            results = [found.global_average(each), found.max_pool(each)]
+            for resize in (found.resize_nearest, found.resize_bilinear):
+                found._scratch = found._scratch[:0]
+                results.append(resize(each, P // 2 + 1, 2 * Q + 1))
+            other = filled(rng, *each.shape)
+            results.append(found.add(other, each))
+            results.append(found.instance_norm(each, scale, shift, 1e-5, activation="sigmoid", plus=other))
+            assert all(np.isfinite(result).all() for result in results), (C, K, size, kernel, options)
+
+
 def main(path: str, instructions: str, short: str | None = None) -> None:
-    native.Arena = vectors.Arena = Separate
+    native.Arena = vectors.Arena = operations.Arena = Separate
     Separate.short = short
     vgg.ARCHITECTURES["vgg19"] = BLOCKS
     kernels, rng = library.Library(instructions, Path(path)), np.random.default_rng(0)
     three = [library.Crew(kernels, threads) for threads in (1, 2, 3)]
     for crew, count in itertools.product(three, ELEMENTS):
         optimize(kernels, crew, count, rng)
+    for crew in three:
+        layers(kernels, crew, rng)
     crews = itertools.cycle([*three, three[1]])
     for padding, pooling, taps in itertools.product(("zero", "replicate"), ("max", "average", "l2"), TAPS):
         weights = random_weights(deepest="conv5_1", padding=padding)

@@ -20,8 +20,10 @@ pytestmark = [
     ),
 ]
 MEMORY = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-# One buffer of each kind: features, work space, the prepared picture, packed filters, a Gram matrix, what guides need
+# One buffer of each kind: features, work space, the prepared picture, packed filters, a Gram matrix, what guides need;
+# and of single layers
 SHORT = ["relu1_1", "work", "planes", "conv1_2:forward", "relu2_1:gram", "extra"]
+SHORT += ["layer:maps", "layer:work", "layer:filters"]
 
 
 def sanitizer(name: str) -> str:

@@ -143,4 +143,42 @@ NST_API void nst_adam(nst_team *team, float *x, const float *g, float *m, float 
                       double correction1, double correction2, double learning_rate, double epsilon, double lo, double hi,
                       long n);
 
+/* ---- layers of feed-forward networks --------------------------------------------------------------------------------- */
+
+/* Features here are planes, (C, H, W), of any sizes and at any address; a `work` argument is 64-byte aligned. */
+enum { NST_ZERO, NST_REPLICATE, NST_REFLECT };
+enum { NST_NONE, NST_RELU, NST_RELU6, NST_SIGMOID };
+
+/* y (K, P, Q) = activation(conv(x enlarged) + b) of x (C, H, W), with filters of R x S */
+typedef struct {
+    long C, K, H, W, R, S, P, Q;
+    long stride, top, left; /* positions added above and to the left; P and Q say how many on the other sides */
+    long upsample;          /* the whole factor by which x is enlarged, each value repeated, before all that */
+    int padding, activation, depthwise;
+} nst_layer;
+
+/* w (K, C, R, S), or depthwise (C, R, S), and b (K), or NULL for 0, into the order in which the kernel reads them. That
+ * order depends on padding, stride and the border's widths, too, where x is enlarged; never on the picture's size. */
+NST_API long nst_layer_filters(const nst_layer *c);
+NST_API void nst_pack_layer(const nst_layer *c, const float *w, const float *b, float *out);
+NST_API long nst_layer_work(const nst_layer *c, int threads);
+/* ops.conv_forward, ops.depthwise_forward, ops.linear_forward; ops.resize_nearest_forward and an activation with them */
+NST_API void nst_layer_forward(nst_team *team, const nst_layer *c, const float *x, const float *filters, float *y,
+                               float *work);
+
+/* ops.global_average_forward: mean (C) of x (C, M), and, where it is not NULL, the variance around it (divided by M) */
+NST_API long nst_moments_work(long C, long M);
+NST_API void nst_moments(nst_team *team, const float *x, long C, long M, double *mean, double *variance, float *work);
+/* ops.instance_norm_forward: y = activation((x - mean) factor + shift) + plus of x (C, M), the first three (C); `plus` may
+ * be NULL. y may be x or plus. */
+NST_API void nst_normalise(nst_team *team, const float *x, long C, long M, const float *mean, const float *factor,
+                           const float *shift, int activation, const float *plus, float *y);
+
+/* ops.max_pool_forward of x (C, H, W) with an odd last row or column repeated: (C, ceil(H/2), ceil(W/2)) */
+NST_API void nst_max_pool(nst_team *team, const float *x, long C, long H, long W, float *y);
+/* ops.resize_nearest_forward, ops.resize_bilinear_forward: x (C, H, W), y (C, P, Q) */
+NST_API long nst_resize_work(long W, long Q, int threads);
+NST_API void nst_resize(nst_team *team, const float *x, long C, long H, long W, long P, long Q, int bilinear, float *y,
+                        float *work);
+
 #endif

@@ -11,9 +11,11 @@ from ...errors import DeviceError, OptionError
 from ...optim import Vectors
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
+from ..operations import Operations
 from .library import Crew, choose
 from .native import CHANNELS, NativeNetwork
 from .network import NumpyNetwork
+from .operations import NativeOperations
 from .team import Team, available_cores
 from .vectors import NativeVectors
 
@@ -58,6 +60,9 @@ class CpuEngine(Engine):
         if self.library is not None and all(len(b) % CHANNELS == 0 for _, b in weights.filters.values()):
             return NativeNetwork(weights, taps, pooling, self.library, self.crew)
         return NumpyNetwork(weights, taps, pooling, self.dtype, Team(self.threads))
+
+    def operations(self) -> Operations:
+        return super().operations() if self.library is None else NativeOperations(self.library, self.crew)
 
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         if self.library is None:

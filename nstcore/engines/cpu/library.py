@@ -81,9 +81,19 @@ class First(Structure):
     )
 
 
+class Layer(Structure):
+    """nst_layer"""
+
+    _fields_ = (
+        *((name, c_long) for name in ("C", "K", "H", "W", "R", "S", "P", "Q", "stride", "top", "left", "upsample")),
+        *((name, c_int) for name in ("padding", "activation", "depthwise")),
+    )
+
+
 POOLINGS = {"max": 0, "average": 1, "l2": 2}  # NST_MAX, NST_AVERAGE, NST_L2
 
 _team, _conv, _tap, _first = c_void_p, POINTER(Convolution), POINTER(Tap), POINTER(First)
+_layer = POINTER(Layer)
 # Of each function of nst.h: the type of its result, then those of its arguments
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "build": (c_char_p,),
@@ -128,6 +138,16 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "pair_products": (None, _team, Floats, Floats, POINTER(c_void_p), c_long, POINTER(c_double), Floats, c_long),
     "combine": (None, _team, c_double, *[Floats] * 2, POINTER(c_double), POINTER(c_void_p), c_long, Floats, c_long),
     "adam": (None, _team, *[Floats] * 4, *[c_double] * 8, c_long),
+    "layer_filters": (c_long, _layer),
+    "pack_layer": (None, _layer, Floats, Floats, Floats),
+    "layer_work": (c_long, _layer, c_int),
+    "layer_forward": (None, _team, _layer, Floats, Floats, Floats, Floats),
+    "moments_work": (c_long, c_long, c_long),
+    "moments": (None, _team, Floats, c_long, c_long, POINTER(c_double), POINTER(c_double), Floats),
+    "normalise": (None, _team, Floats, c_long, c_long, Floats, Floats, Floats, c_int, Floats, Floats),
+    "max_pool": (None, _team, Floats, c_long, c_long, c_long, Floats),
+    "resize_work": (c_long, c_long, c_long, c_int),
+    "resize": (None, _team, Floats, *[c_long] * 5, c_int, Floats, Floats),
 }
 
 
