@@ -20,6 +20,7 @@ from .conv import PRODUCTION, RUNGS
 from .device import Device
 from .losses import Losses
 from .network import CudaNetwork
+from .operations import CudaOperations
 from .precision import FLOAT32, TF32, Precision
 from .vectors import CudaVectors
 
@@ -76,6 +77,9 @@ class CudaEngine(Engine):
 
     def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> CudaNetwork:
         return CudaNetwork(weights, taps, pooling, self.device, self.elements, self.convolution, self.losses)
+
+    def operations(self) -> CudaOperations:
+        return CudaOperations(self.device, self.vectors)
 
     def array(self, a: np.ndarray) -> Any:
         return self.device.to_device(np.array(a, self.dtype, order="C"))

@@ -14,7 +14,10 @@ from importlib import import_module
 from . import source
 from .precision import Precision
 
-MODULES = ("conv", "gram", "pool", "pixels", "block_mean", "losses", "moments", "vectors")
+MODULES = (
+    *("conv", "gram", "pool", "pixels", "block_mean", "losses", "moments", "vectors"),
+    *("general_conv", "instance_norm", "resize"),
+)
 
 
 @dataclass(frozen=True)
