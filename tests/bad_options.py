@@ -176,9 +176,9 @@ def command_lines(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
     _write_pictures(folder)
     picture = ["--weights", "none.h5", "--device", "cpu"]
-    begins = dict.fromkeys(("run", "ablate", "features", "reconstruct", "texture"), picture)
+    begins = dict.fromkeys(("run", "fast", "ablate", "features", "reconstruct", "texture"), picture)
     begins |= {"bench": ["--quiet", "--rounds", "1"]}
-    ends = {"run": ["a.png", "b.png"], "ablate": ["a.png", "b.png"]}
+    ends = dict.fromkeys(("run", "fast", "ablate"), ["a.png", "b.png"])
     ends |= {command: ["a.png"] for command in ("features", "reconstruct", "texture")}
     ends |= {command: ["nothing"] for command in ("bench", "check", "explain")}
     for command, parser in _commands(cli.parser()).items():
@@ -187,10 +187,10 @@ def command_lines(folder: Path) -> Iterator[tuple[str, list[str]]]:
         for i, action in enumerate(options):
             flag = action.option_strings[-1]
             for j, value in enumerate(VALUES):
-                if (i + j) % (9 if command in ("run", "rerun", "sweep") else 27) == 0:
+                if (i + j) % (9 if command in ("run", "fast", "rerun", "sweep") else 27) == 0:
                     others = [word for word in begin if word != flag]
                     yield f"{command} {flag}={value[:30]!r}", [command, *others, *end, f"{flag}={value}"]
-        for value in _NAMES if command == "run" else ():
+        for value in _NAMES if command in ("run", "fast") else ():
             yield f"{command} -o {value[:30]!r}", [command, *begin, *end, "-o", f"{value}.png"]
         for value in VALUES[::3]:
             yield f"{command} {value[:30]!r}", [command, *begin, value]

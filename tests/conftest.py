@@ -15,7 +15,7 @@ from cuda_devices import machine, stand_in  # noqa: F401  (fixtures, for every t
 from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)
 from nstcore.engines.cpu import library
 from nstcore.engines.cuda import gpu, on_cpu
-from nstcore.pretrained import Weights, convert, read_weights
+from nstcore.pretrained import FastWeights, Weights, convert, load_fast_weights, read_weights
 
 # Tests that run side by side get a core each: threads that wait for one another would take turns
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
@@ -79,3 +79,17 @@ def shared_images() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the pictures of the literature are not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def magenta_files() -> Path:
+    """The published files of Magenta's fast network, int8."""
+    folder = SHARED / "magenta_tflite"
+    if not folder.is_dir():
+        pytest.skip(f"the published files of Magenta's network are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def magenta(magenta_files) -> FastWeights:
+    return load_fast_weights(magenta_files)

@@ -18,7 +18,7 @@ FLOORS = (
     ("ops", "optim", "images", "vgg", "conventions"),
     ("pretrained",),
     ("engines",),
-    ("objective", "normalize"),
+    ("objective", "normalize", "fast"),
     ("transfer",),
     ("report", "bench", "checks", "studies", "topics"),
     ("commands",),

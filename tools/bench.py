@@ -4,6 +4,7 @@
     python tools/bench.py layers    every layer, forward and backward
     python tools/bench.py memory    peak memory of a short run
     python tools/bench.py ladder    the same step from the book's form to the fused kernels
+    python tools/bench.py fast      one-pass networks: a picture, and the look of a style
     python tools/bench.py scaling   time per megapixel, small pictures to large ones
     python tools/bench.py rungs     every rung of every operation on the CPU, verified
 
@@ -32,6 +33,7 @@ SIZES = {
     "layers": "512",
     "memory": "512,1024",
     "ladder": "256",
+    "fast": "512",
     "scaling": "256,512,1024,2048",
     "rungs": "",
 }
@@ -68,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "step":
             one.add_argument("--instructions", choices=RESTRICTED, help="keep both sides to this instruction set")
+        if name in ("step", "fast"):
             one.add_argument("--no-compile", action="store_true", help="leave out torch.compile: a minute per size")
         one.add_argument(
             "--write",
@@ -115,6 +118,11 @@ def measure(args: argparse.Namespace) -> str:
 
         report = memory_report(args.weights, args.sizes, threads)
         turns = ""
+    elif args.command == "fast":
+        from bench_fast import fast_report
+
+        compiled = not args.no_compile
+        report, turns = fast_report(args.weights, args.sizes, threads, args.rounds, compiled), interleaved
     elif args.command == "rungs":
         from bench_rungs import rungs_report
 

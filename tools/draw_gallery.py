@@ -31,23 +31,31 @@ CONTROLS = {
     "matched": ("--colors symmetric --style-weight 20", "the style in the colours of the content, by a linear map"),
     "w2": ("--style-loss w2 --style-weight 3", "the Wasserstein distance of Gaussians in place of Gram matrices"),
 }
+PASSES = {
+    "fast": ("", "**one pass**: the network of Ghiasi et al. 2017, in a tenth of a second"),
+    "fast-half": ("--strength 0.5", "one pass, half way between the content's own look and the style's"),
+    "fast-start": ("--init fast --iterations 40", "forty iterations from there"),
+}
 
 
 def names() -> list[str]:
     """Of the pictures, in the order in which they are shown."""
-    return [*recipe_names(), *CONTROLS]
+    return [*recipe_names(), *CONTROLS, *PASSES]
 
 
 def command(name: str) -> str:
     """What makes a picture."""
+    if name in PASSES:
+        options = PASSES[name][0]
+        return " ".join(f"{'run' if '--init' in options else 'fast'} {options} --size 512 -o {name}.png".split())
     options = CONTROLS[name][0] if name in CONTROLS else f"--recipe {name}"
     return f"run {options} --size 512 --iterations 200 -o {name}.png"
 
 
 def text(name: str) -> str:
     """What a picture shows."""
-    if name in CONTROLS:
-        return CONTROLS[name][1]
+    if name in CONTROLS or name in PASSES:
+        return (CONTROLS | PASSES)[name][1]
     return f"**{name}**: {read_toml(RECIPES / f'{name}.toml', 'a recipe')['description']}"
 
 
@@ -79,7 +87,7 @@ def draw(name: str, weights: str) -> None:
         output = Path(folder) / f"{name}.png"
         words = shlex.split(command(name))
         words[words.index(f"{name}.png")] = str(output)
-        if code := nstcore_main([*words, "--weights", weights]):
+        if code := nstcore_main([*words, *(["--weights", weights] if words[0] == "run" else [])]):
             raise SystemExit(code)
         pixels = images.as_pixels(output)
     target = ROOT / FOLDER / f"{name}.jpg"

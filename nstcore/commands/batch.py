@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INTERRUPTED, NstcoreError, OptionError, PictureError
@@ -17,6 +18,8 @@ from .studio import Studio
 if TYPE_CHECKING:
     from ..objective import Objective
     from ..transfer import Rung
+
+Painter = Callable[[Job, Studio, str], tuple[str, str]]
 
 MADE, KEPT, FAILED, STOPPED, LEFT = "made", "kept", "failed", "interrupted", "not begun"
 
@@ -55,12 +58,13 @@ def check_outputs(jobs: Sequence[Job]) -> None:
             first[place] = job
 
 
-def paint_all(jobs: Sequence[Job], studio: Studio) -> list[Outcome]:
-    """Make every picture that is not there yet. Ctrl-C stops, with the picture at hand saved as far as it is."""
+def paint_all(jobs: Sequence[Job], studio: Studio, paint: Painter | None = None) -> list[Outcome]:
+    """Make every picture that is not there yet, as a run does, or with `paint`, which tells state and note. Ctrl-C
+    stops, with the picture at hand saved as far as it is."""
     outcomes: list[Outcome] = []
     try:
         for number, job in enumerate(jobs, 1):
-            outcomes.append(_outcome(job, studio, f"{number}/{len(jobs)} {job.output.name}"))
+            outcomes.append(_outcome(job, studio, f"{number}/{len(jobs)} {job.output.name}", paint or _paint))
             if outcomes[-1].state == STOPPED or studio.ends.asked:
                 break
     except KeyboardInterrupt:
@@ -73,10 +77,10 @@ def paint_all(jobs: Sequence[Job], studio: Studio) -> list[Outcome]:
     return outcomes + rest
 
 
-def _outcome(job: Job, studio: Studio, name: str) -> Outcome:
+def _outcome(job: Job, studio: Studio, name: str, paint: Painter) -> Outcome:
     begin = time.monotonic()
     try:
-        state, note = _paint(job, studio, name)
+        state, note = paint(job, studio, name)
     except (NstcoreError, MemoryError) as error:
         state, note = FAILED, reason(error)
         tell(f"nstcore: {job.output}: {note}")
@@ -89,7 +93,7 @@ def _paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     studio.check(job)
-    before = differences(job, studio)
+    before = differences(job.output, studio.request(job))
     if before == []:
         studio.say(f"{name}: kept, it is as asked")
         return KEPT, "as it was"
@@ -108,15 +112,14 @@ def _paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     return MADE, f"{width}x{height}, loss {result.terms.total:.4g}"
 
 
-def differences(job: Job, studio: Studio) -> list[str] | None:
+def differences(output: Path, wanted: dict[str, Any]) -> list[str] | None:
     """In what an existing picture is not what is asked for; None if there is none."""
     from .. import images
 
-    if not os.path.exists(job.output):
+    if not os.path.exists(output):
         return None
-    wanted = studio.request(job)
     try:
-        found = images.read_metadata(job.output)
+        found = images.read_metadata(output)
     except PictureError:
         return ["other means"]
     if not isinstance(found.get("request"), dict):

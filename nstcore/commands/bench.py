@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "cuda-on-cpu")
 ROUNDS = 7
+SIZES = {"channels": "C", "filters": "K", "kernel": "kernel", "stride": "stride", "upsample": "upsample"}  # of Size
 DESCRIPTION = """Run the rungs of one operation, one by one: check each against the book in float64, then time it beside
 what the machine could do at most. Without OPERATION: the list."""
 EPILOG = """The GPU's rungs are the files of kernels/cuda, those of the CPU are cpu0_book and so on. A number alone, as
@@ -32,6 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--size", metavar="PIXELS|HxW", help="rows and columns (default: an ordinary layer's)")
     parser.add_argument("--channels", type=int, metavar="C", help="channels below (default: an ordinary layer's)")
     parser.add_argument("--filters", type=int, metavar="K", help="channels above (default: an ordinary layer's)")
+    parser.add_argument("--kernel", type=int, metavar="N", help="side of the filters, of general-conv and depthwise")
+    parser.add_argument("--stride", type=int, metavar="N", help="positions from one output to the next, of the same")
+    parser.add_argument("--upsample", type=int, metavar="N", help="enlarge first, N times each side: of general-conv")
     parser.add_argument(
         "--precision",
         choices=("float32", "tf32", "float16", "bfloat16"),
@@ -54,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Print the list, or measure and print a table; exit code 1 if a rung is wrong."""
-    for option in ("channels", "filters", "rounds", "threads"):
+    for option in (*SIZES, "rounds", "threads"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise OptionError(f"--{option}: expected 1 or more, got {value}")
@@ -119,13 +123,12 @@ def _size(args: argparse.Namespace, operation: Operation, device: str) -> Size:
 
     from ..bench.ladder import standard_size
 
-    given = {name: getattr(args, name) for name in ("size", "channels", "filters") if getattr(args, name) is not None}
-    for name in given:
-        if name not in operation.options:
+    for name in ("size", *SIZES):
+        if getattr(args, name) is not None and name not in operation.options:
             has = ", ".join(f"--{option}" for option in operation.options)
             raise OptionError(f"--{name}: expected {has} for {operation.name}, got --{name}; leave it out")
     H, W = _sides(args.size) if args.size else (None, None)
-    changes = {"H": H, "W": W, "C": args.channels, "K": args.filters}
+    changes = {"H": H, "W": W, **{letter: getattr(args, name) for name, letter in SIZES.items()}}
     found = standard_size(operation, device)
     return replace(found, **{name: value for name, value in changes.items() if value is not None})
 

@@ -49,7 +49,14 @@ def heading(
 def extent(operation: Operation, size: Size) -> str:
     """128x96 positions, 64 channels: what the operation has of a size."""
     unit = "positions" if "channels" in operation.options else "pixels"
-    words = {"size": f"{size.H}x{size.W} {unit}", "channels": f"{size.C} channels", "filters": f"{size.K} filters"}
+    words = {
+        "size": f"{size.H}x{size.W} {unit}",
+        "channels": f"{size.C} channels",
+        "filters": f"{size.K} filters",
+        "kernel": f"{size.kernel}x{size.kernel} kernel",
+        "stride": f"stride {size.stride}",
+        "upsample": f"enlarged {size.upsample} times" if size.upsample > 1 else "not enlarged",
+    }
     return ", ".join(words[option] for option in operation.options)
 
 
@@ -120,6 +127,7 @@ def facts(
 ) -> dict[str, Any]:
     """All of it for programs: seconds, bytes, floating-point operations."""
     sides = {"size": {"H": size.H, "W": size.W}, "channels": {"C": size.C}, "filters": {"K": size.K}}
+    sides |= {name: {name: getattr(size, name)} for name in ("kernel", "stride", "upsample")}
     return {
         "operation": operation.name,
         "size": {k: v for option in operation.options for k, v in sides[option].items()},

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 AUTO = "auto"
-INITS = ("content", "noise", "style", "gray", "statistics")  # nstcore.transfer's; --help must not wait for numpy
+INITS = (
+    "content",
+    "noise",
+    "style",
+    "gray",
+    "statistics",
+    "fast",
+)  # nstcore.transfer's; --help must not wait for numpy
 
 
 class Unfit(ValueError):
@@ -272,6 +279,11 @@ class Init(Kind):
         if not isinstance(value, str) or not value:
             raise Unfit(f"{', '.join(INITS)}, a picture file, or a blend such as content=0.8,noise=0.2")
         return value
+
+    @staticmethod
+    def has(value: str, word: str) -> bool:
+        """Whether a word is it, or a part of it."""
+        return word in [part.strip().rpartition("=")[0] or part.strip() for part in value.split(",")]
 
     def mapped(self, value: str, change: Callable[[str], str]) -> str:
         if value in INITS:

@@ -99,8 +99,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             Init(),
             "content",
             "WHAT",
-            f"the starting picture: {', '.join(INITS)} (noise with the style's mean and covariance), a picture file, "
-            "or a blend such as content=0.8,noise=0.2",
+            f"the starting picture: {', '.join(INITS)} (statistics: noise with the style's mean and covariance; fast: "
+            "as the command `fast` paints it), a picture file, or a blend such as content=0.8,noise=0.2",
         ),
         Option("seed", Integer(0), 0, "N", "of the noise"),
         Option(

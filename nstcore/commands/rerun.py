@@ -5,24 +5,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import INTERRUPTED, OptionError, PictureError, WeightsError
 from .job import STANDARD, Job, digest, ended_early, new_name, summary
 from .kinds import AUTO
+from .one_pass import ONE_PASS, OnePass, read_strength, summary_of_pass
 from .options import GROUPS, OPTIONS, add_options
 from .progress import add_volume, tell
 from .settings import LOSSY, Settings, Source
 from .sources import from_arguments, option_named, read
-from .studio import Studio
+from .studio import FAST_WEIGHTS, Studio
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..images import Loaded
-    from ..pretrained import Weights
+    from ..pretrained import FastWeights, Weights
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -62,19 +63,28 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("--output: expected a file, to compare its pixels with those of then, got standard output")
     if os.path.exists(output) and output.samefile(old):
         raise OptionError(f"--output: expected another name than that of the picture itself, got {output}")
+    model, strength = (record["settings"].get(name) for name in ONE_PASS)
     with Studio(args.quiet, args.verbose) as studio:
         offline = given.values.get("offline", False)
-        values["weights"] = _weights(record["weights"], given.values.get("weights"), offline, args.anyway, studio, old)
+        load = studio.weights if model is None else studio.networks.fast
+        weights = _weights(record["weights"], given.values.get("weights"), offline, args.anyway, load, old)
+        values |= {"weights": weights} if model is None else {"snapshot_every": 0.0}
+        if not args.anyway:
+            _check_start(record.get("start"), studio, offline, old)
         settings = Settings([Source(f"the settings in {old.name}", values, strict=False), given])
         studio.say(f"the settings of {old}, made by nstcore {record.get('versions', {}).get('nstcore', 'unknown')}")
         if not record.get("complete", True):
             studio.say(f"{old} ended before its time ({record.get('status')}); this makes the whole of it")
         job = Job(content, tuple(found), output, settings)
-        result = studio.paint(job)
-        if result.interrupted:
-            tell(ended_early(job))
-            return studio.ends.code or INTERRUPTED
-        studio.say(summary(job, result))
+        if model is not None:
+            one_pass = OnePass(studio, str(model), weights, read_strength(strength, f"{old}: strength"), args.quiet)
+            studio.say(summary_of_pass(job, one_pass.paint(job)))
+        else:
+            result = studio.paint(job)
+            if result.interrupted:
+                tell(ended_early(job))
+                return studio.ends.code or INTERRUPTED
+            studio.say(summary(job, result))
         studio.say(_compared(old, output, record))
     return 0
 
@@ -142,7 +152,7 @@ class _Inputs:
 
 def _values(record: Mapping[str, Any], old: Path, inputs: _Inputs) -> dict[str, Any]:
     """The options of then, with every file where it is now."""
-    settings = dict(record["settings"])
+    settings = {name: value for name, value in record["settings"].items() if name not in ONE_PASS}
     if "protect" in record:
         settings["protect"] = str(inputs.find("protect", record["protect"]))
     if "regions" in record:
@@ -154,9 +164,10 @@ def _values(record: Mapping[str, Any], old: Path, inputs: _Inputs) -> dict[str, 
             for mask, styles in record["regions"]
         ]
     starts = {start["file"]: start for start in record.get("init", ())}
-    settings["init"] = OPTIONS["init"].kind.mapped(
-        settings["init"], lambda name: str(inputs.find("init", starts.get(name, {"file": name})))
-    )
+    if "init" in settings:
+        settings["init"] = OPTIONS["init"].kind.mapped(
+            settings["init"], lambda name: str(inputs.find("init", starts.get(name, {"file": name})))
+        )
     if settings.get("fit"):
         settings |= {"fit": False, "size": _size(record, inputs.find("content", record["content"]))}
     written = record.get("request", {}).get("settings", {})
@@ -190,13 +201,23 @@ def _depth(path: Path) -> int:
     return 16 if images.load(path).bits == 16 else 8
 
 
-def _weights(then: Mapping[str, str], given: str | None, offline: bool, anyway: bool, studio: Studio, old: Path) -> str:
+def _weights(
+    then: Mapping[str, str],
+    given: str | None,
+    offline: bool,
+    anyway: bool,
+    load: Callable[[str, bool], Weights | FastWeights],
+    old: Path,
+) -> str:
     """The name or file under which the weights of then are found now."""
-    names = [given] if given is not None else list(dict.fromkeys([then.get("given", then["name"]), then["name"], AUTO]))
+    usual = [AUTO] if "architecture" in then else []
+    names = (
+        [given] if given is not None else list(dict.fromkeys([then.get("given", then["name"]), then["name"], *usual]))
+    )
     found: list[str] = []
     for name in names:
         try:
-            weights: Weights = studio.weights(name, offline)
+            weights = load(name, offline)
         except WeightsError as error:
             if given is not None:
                 raise
@@ -209,6 +230,16 @@ def _weights(then: Mapping[str, str], given: str | None, offline: bool, anyway: 
         f"weights: expected those that {old} was made with ({then['name']}, SHA-256 {then['sha256'][:12]}...), "
         f"found others ({'; '.join(found)}); give them with --weights FILE, or take others with --anyway"
     )
+
+
+def _check_start(then: Any, studio: Studio, offline: bool, old: Path) -> None:
+    """Refuse another network than that which painted the start."""
+    known = then.get("sha256") if isinstance(then, Mapping) else None
+    if known is not None and studio.networks.fast(FAST_WEIGHTS, offline).sha256 != known:
+        raise WeightsError(
+            f"{FAST_WEIGHTS}: expected the network that painted the start of {old}, SHA-256 {str(known)[:12]}..., found "
+            "another; get that one, or take this with --anyway"
+        )
 
 
 def _compared(old: Path, new: Path, record: Mapping[str, Any]) -> str:

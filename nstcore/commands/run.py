@@ -102,7 +102,7 @@ def _run_one(args: argparse.Namespace) -> int:
             return print_plan(job, studio)
         if settings["resume"] and output != STANDARD and output.exists():
             studio.check(job)
-            if differences(job, studio) == []:
+            if differences(output, studio.request(job)) == []:
                 studio.say(f"{output}: kept, it is as asked")
                 return 0
 

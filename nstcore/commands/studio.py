@@ -14,7 +14,9 @@ from ..errors import OutputError, RunError, SnapshotError
 from . import kinds
 from .ends import Ends, save_elsewhere
 from .job import STANDARD, Job, digest, kept, new_name, reason
+from .kinds import Init
 from .log import Log, check_log
+from .networks import Networks
 from .options import OPTIONS
 from .progress import Progress, show_step, tell
 from .reports import Report, check_report
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ..report import Live
     from ..transfer import Result, Rung, Step
 
+FAST_WEIGHTS = "magenta"  # nstcore.transfer's, for a start in one pass; --help must not wait for numpy
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -46,7 +49,7 @@ class Studio:
     def __init__(self, quiet: bool = False, verbose: bool = False, to: str = "output") -> None:
         self._quiet, self._verbose, self._to = quiet, verbose, to
         self.ends = Ends(quiet)
-        self._weights: dict[tuple[str, bool], Weights] = {}
+        self.networks = Networks(self.say, quiet)
         self._engines: dict[tuple[str, str | None, int | None], Engine] = {}
         self._statistics: dict[Any, Any] = {}
         self._digests: dict[str, str] = {}
@@ -79,24 +82,7 @@ class Studio:
 
     def weights(self, name: str, offline: bool) -> Weights:
         """A network by its name, or from a file."""
-        if (name, offline) not in self._weights:
-            self._weights[name, offline] = self._load(name, offline)
-        return self._weights[name, offline]
-
-    def _load(self, name: str, offline: bool) -> Weights:
-        from ..pretrained import builtin_notice, load_weights
-
-        failures: list[str] = []
-        with Progress("B", "vgg19" if name == "auto" else name, self._quiet) as progress:
-            weights = load_weights(
-                name,
-                download=not offline,
-                progress=progress,
-                on_failure=lambda error: failures.append(str(error)),
-            )
-        if name == "auto" and weights.name == "builtin":
-            self.say(builtin_notice(*failures))
-        return weights
+        return self.networks.vgg(name, offline)
 
     def engine(self, settings: Settings) -> Engine:
         """The machine that the settings name."""
@@ -109,10 +95,17 @@ class Studio:
 
     def request(self, job: Job) -> dict[str, Any]:
         """What a job asks for, apart from file names: equal requests make equal pictures on one machine."""
+        weights = self.weights(job.settings["weights"], job.settings["offline"])
+        asked = self.request_of_pictures(job) | {"weights": weights.sha256}
+        if Init.has(job.settings["init"], "fast"):
+            asked["start"] = self.networks.fast(FAST_WEIGHTS, job.settings["offline"]).sha256
+        return asked
+
+    def request_of_pictures(self, job: Job) -> dict[str, Any]:
+        """The same without the network."""
         return {
             "content": self._digest(str(job.content)),
             "style": [self._digest(str(style)) for style in job.styles],
-            "weights": self.weights(job.settings["weights"], job.settings["offline"]).sha256,
             "settings": job.settings.record(self._digest),
         }
 

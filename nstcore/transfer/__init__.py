@@ -3,6 +3,7 @@
 run.py       the whole of it: what is asked for is checked, then painted
 loop.py      the sizes, one after the other, and the snapshots on the way
 pictures.py  content and styles as the options want them: colours, sizes
+one_pass.py  a picture in one pass of a network that was trained for it
 start.py     where the optimisation starts
 ladder.py    the sizes on the way, and how often each is evaluated
 rung.py      the optimisation at one size, and what is carried to the next
@@ -18,6 +19,7 @@ result.py    what a caller sees: steps, the result
 """
 
 from .ladder import Rung
+from .one_pass import FastResult, stylize_fast
 from .pictures import COLORS
 from .prepare import OPTIMIZERS
 from .preview import Estimate, estimate
@@ -25,19 +27,22 @@ from .pyramid import PYRAMIDS
 from .record import made_with
 from .result import FailedRun, Result, Step
 from .run import stylize
-from .start import INITS
+from .start import FAST_WEIGHTS, INITS
 
 __all__ = [
     "COLORS",
+    "FAST_WEIGHTS",
     "INITS",
     "OPTIMIZERS",
     "PYRAMIDS",
     "Estimate",
     "FailedRun",
+    "FastResult",
     "Result",
     "Rung",
     "Step",
     "estimate",
     "made_with",
     "stylize",
+    "stylize_fast",
 ]

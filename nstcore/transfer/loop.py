@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ import numpy as np
 from .. import images
 from ..engines import Engine, Network
 from ..errors import OutputError, RunError, SnapshotError
+from ..fast import FastNetwork
 from ..objective import Objective, Terms
 from ..optim import State
 from ..pretrained import Weights
 from .ladder import Rung
+from .one_pass import one_pass
 from .pictures import Pictures
 from .progress import Progress
 from .record import difference, request
 from .result import FailedRun, Result
 from .rung import Optimizer, Painting, carried
 from .snapshot import Clock, open_snapshot, write_snapshot
-from .start import start
+from .start import FAST, start
 
 
 class Loop:
@@ -42,6 +45,8 @@ class Loop:
     stop : callable () -> bool
     network : Network
         For the first objective.
+    fast : FastNetwork, optional
+        For a start that is painted in one pass.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class Loop:
         clock: Clock,
         stop: Callable[[], bool],
         network: Network,
+        fast: FastNetwork | None = None,
     ) -> None:
         self.pictures, self.weights, self.engine, self.options = pictures, weights, engine, options
         self.optimizer, self.parts, self.seed = optimizer, parts, seed
         self.progress, self.metadata = progress, metadata
         self.snapshot, self.clock, self.stop, self.network = snapshot, clock, stop, network
+        self.fast = fast
         self._painting: Painting | None = None  # the last one that has something to show
 
     # -- the whole ----------------------------------------------------------------------------------------------------
@@ -108,7 +115,7 @@ class Loop:
             if number == first and begun is not None:
                 x, state = begun(painting)
             else:
-                x = self._start(rung, objective) if pixels is None else self._enlarged(pixels, rung)
+                x = self._start(rung, objective) if pixels is None else self._enlarged(pixels, rung, objective)
             if number == first and on_start is not None:
                 on_start(objective, self.progress.rungs)
             state, status = painting.paint(x, state, on_first=self._has_begun)
@@ -145,21 +152,30 @@ class Loop:
         )
 
     def _start(self, rung: Rung, objective: Objective) -> np.ndarray:
-        content, *styles = (
-            images.as_pixels(np.ascontiguousarray(image[..., :3]))
-            for image in (self.pictures.content(rung.size), *self.pictures.styles(max(rung.size)))
-        )
-        return start(self.parts, content, styles, objective.style_blend, self.seed)
+        seen = self.pictures.styles(max(rung.size))
+        styles = [images.as_pixels(np.ascontiguousarray(style[..., :3])) for style in seen]
+        blend = objective.style_blend
+        painted = partial(self._in_one_pass, rung.size, blend)
+        return start(self.parts, self._content(rung.size), styles, blend, self.seed, painted)
 
-    def _enlarged(self, pixels: np.ndarray, rung: Rung) -> np.ndarray:
-        """What a smaller size has made, at the next one. Where the start was the content, its detail is there again."""
+    def _enlarged(self, pixels: np.ndarray, rung: Rung, objective: Objective) -> np.ndarray:
+        """What a smaller size has made, at the next one. Where the start was a picture of the content, as it is or as it
+        was painted in one pass, the detail of that is there again."""
         enlarged = images.resize_pixels(pixels, rung.size)
-        share = self.parts.get("content", 0.0)
-        if not share:
-            return enlarged
-        smaller, larger = (images.as_pixels(self.pictures.content(s)[..., :3]) for s in (pixels.shape[1:], rung.size))
-        detail = larger - images.resize_pixels(smaller, rung.size)
-        return np.clip(enlarged + enlarged.dtype.type(share) * detail, 0, 1)
+        blend = objective.style_blend
+        for name, at in (("content", self._content), (FAST, partial(self._in_one_pass, blend=blend))):
+            if share := self.parts.get(name, 0.0):
+                detail = at(rung.size) - images.resize_pixels(at(pixels.shape[1:]), rung.size)
+                enlarged = enlarged + enlarged.dtype.type(share) * detail
+        return np.clip(enlarged, 0, 1)
+
+    def _content(self, size: tuple[int, int]) -> np.ndarray:
+        """(3, H, W), transparent parts on what is behind them."""
+        return images.as_pixels(np.ascontiguousarray(self.pictures.content(size)[..., :3]))
+
+    def _in_one_pass(self, size: tuple[int, int], blend: tuple[float, ...]) -> np.ndarray:
+        assert self.fast is not None
+        return one_pass(self.fast, self.pictures, size, blend)
 
     def _result(self, status: str, interrupted: bool = False) -> Result:
         painting, progress = self._painting, self.progress

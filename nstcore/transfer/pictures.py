@@ -119,6 +119,18 @@ class Pictures:
         """Every style for a result with that long side: (H, W, 3), or (H, W, 4) with alpha."""
         return [style.at(size) for style, size in zip(self._styles, self.style_sizes(long_side), strict=True)]
 
+    def styles_seen(self, short_side: int) -> list[np.ndarray]:
+        """Every style (3, H, W) with that short side, or the size that was given for it; its hidden parts filled."""
+        sizes = [
+            images.target_size(style.size, f"short={short_side}") if fixed is None else images.fit(style.size, fixed)
+            for style, fixed in zip(self._styles, self.sizes, strict=True)
+        ]
+        return [images.resize_pixels(style.pixels, size) for style, size in zip(self._styles, sizes, strict=True)]
+
+    def pixels(self, size: tuple[int, int]) -> np.ndarray:
+        """The content (3, H, W) at that size, its hidden parts filled."""
+        return images.resize_pixels(self._content.pixels, size)
+
     def finished(self, pixels: np.ndarray) -> np.ndarray:
         """What the optimisation has made (3, H, W), with the colours that were asked for."""
         if self.colors != "luminance":

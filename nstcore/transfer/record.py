@@ -16,7 +16,7 @@ from .. import images
 from ..engines import Engine
 from ..images import Picture
 from ..objective import EVERYWHERE, NOWHERE
-from ..pretrained import Weights
+from ..pretrained import FastWeights, Weights
 from ..version import __version__
 
 # They change how the picture is computed, not which: a run may go on elsewhere
@@ -53,11 +53,11 @@ def is_word(mask: Any) -> bool:
     return isinstance(mask, str) and mask in (EVERYWHERE, NOWHERE)
 
 
-def made_with(weights: Weights, engine: Engine) -> dict[str, Any]:
+def made_with(weights: Weights | FastWeights, engine: Engine) -> dict[str, Any]:
     """Weights, engine and versions."""
+    kind = {"architecture": weights.architecture} if isinstance(weights, Weights) else {"model": weights.model}
     return {
-        "weights": {"name": weights.name, "architecture": weights.architecture, "sha256": weights.sha256}
-        | {"source": weights.provenance["source"]},
+        "weights": {"name": weights.name, **kind, "sha256": weights.sha256, "source": weights.provenance["source"]},
         "versions": {
             "nstcore": __version__,
             "python": platform.python_version(),
@@ -76,6 +76,8 @@ def request(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "weights": metadata["weights"]["sha256"],
         "size": f"{metadata['sizes'][-1]['width']}x{metadata['sizes'][-1]['height']} pixels",
     }
+    if "start" in metadata:
+        parts["network of the start"] = metadata["start"]["sha256"]
     if "protect" in metadata:
         parts["protect"] = _hash(metadata["protect"])
     for mask, styles in metadata.get("regions", ()):

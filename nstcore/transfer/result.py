@@ -54,8 +54,28 @@ class Step:
     pixels: Callable[[], np.ndarray]
 
 
+class Painted:
+    """A picture that was made, of whichever kind: what can be done with it."""
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    metadata: dict[str, Any]
+
+    @property
+    def image(self) -> np.ndarray:
+        """The picture as (H, W, 3) uint8, or (H, W, 4) if it has alpha."""
+        image = images.to_uint8(self.pixels)
+        if self.alpha is None:
+            return image
+        return np.dstack([image, images.to_uint8(self.alpha[None])])
+
+    def save(self, path: str | Path, bits: int = 8, quality: int | None = None) -> None:
+        """Write it, atomically; the format follows the name's ending. See `nstcore.images.write_picture`."""
+        images.write_picture(path, self.pixels, self.metadata, alpha=self.alpha, bits=bits, quality=quality)
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Painted):
     """What came of a run.
 
     Attributes
@@ -86,18 +106,6 @@ class Result:
     status: str
     interrupted: bool
     seconds: float
-
-    @property
-    def image(self) -> np.ndarray:
-        """The picture as (H, W, 3) uint8, or (H, W, 4) if it has alpha."""
-        image = images.to_uint8(self.pixels)
-        if self.alpha is None:
-            return image
-        return np.dstack([image, images.to_uint8(self.alpha[None])])
-
-    def save(self, path: str | Path, bits: int = 8, quality: int | None = None) -> None:
-        """Write it, atomically; the format follows the name's ending. See `nstcore.images.write_picture`."""
-        images.write_picture(path, self.pixels, self.metadata, alpha=self.alpha, bits=bits, quality=quality)
 
 
 class FailedRun(RunError):

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import images
+from .. import fast, images
 from ..engines import Engine
 from ..errors import OptionError
 from ..images import Picture
 from ..objective import Objective
-from ..pretrained import Weights
+from ..pretrained import Weights, load_fast_weights
 from .ladder import Rung
 from .loop import Loop
 from .prepare import prepare
@@ -20,7 +20,7 @@ from .progress import Progress
 from .record import made_with, named, named_masks
 from .result import Result, Step
 from .snapshot import Clock, open_snapshot
-from .start import INITS, parts_of
+from .start import FAST, FAST_WEIGHTS, INITS, parts_of
 
 
 def stylize(
@@ -92,7 +92,8 @@ def stylize(
         Of L-BFGS: pairs that it remembers; each takes two pictures' memory.
     init : str or path
         The starting picture: "content", "noise", "style", "gray", "statistics" (noise with the mean and covariance of
-        the style's colours), a file, or a mixture, "content=0.8,noise=0.2".
+        the style's colours), "fast" (as `stylize_fast` paints it, with Magenta's network from the cache), a file, or a
+        mixture, "content=0.8,noise=0.2".
     seed : int
         Of the noise. With the same seed, options, machine and thread count, the result is the same bit for bit.
     device, dtype, threads
@@ -134,6 +135,7 @@ def stylize(
     parts = parts_of(init)
     styles = images.as_list(style)
     masks = named_masks(options)
+    fast_weights = load_fast_weights(FAST_WEIGHTS) if FAST in parts else None
     # What fits now may not be what fitted when the run began
     then = _fitted(snapshot) if fit and resume and snapshot is not None else None
     prepared = prepare(
@@ -189,6 +191,8 @@ def stylize(
         "resumed": 0,
         **made_with(prepared.weights, engine),
     }
+    if fast_weights is not None:
+        metadata["start"] = {"name": fast_weights.name, "sha256": fast_weights.sha256}
     loop = Loop(
         pictures,
         prepared.weights,
@@ -203,6 +207,7 @@ def stylize(
         Clock(snapshot_every),
         stop or (lambda: False),
         prepared.needs.network,
+        None if fast_weights is None else fast.network(fast_weights, engine),
     )
     return loop.run(on_start, resume)
 

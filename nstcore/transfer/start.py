@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 from .. import images
 from ..errors import OptionError
 
-INITS = ("content", "noise", "style", "gray", "statistics")
+INITS = ("content", "noise", "style", "gray", "statistics", "fast")
+FAST = "fast"  # the content painted in one pass, by `FAST_WEIGHTS`
+FAST_WEIGHTS = "magenta"
 _EXPECTED = f"init: expected one of {', '.join(INITS)}, a picture file, or a mixture such as content=0.8,noise=0.2"
 
 
@@ -42,7 +45,12 @@ def parts_of(init: str | Path) -> dict[str, float]:
 
 
 def start(
-    parts: dict[str, float], content: np.ndarray, styles: list[np.ndarray], blend: tuple[float, ...], seed: int
+    parts: dict[str, float],
+    content: np.ndarray,
+    styles: list[np.ndarray],
+    blend: tuple[float, ...],
+    seed: int,
+    painted: Callable[[], np.ndarray],
 ) -> np.ndarray:
     """The starting picture (3, H, W).
 
@@ -56,11 +64,14 @@ def start(
         How much each style counts, adding up to 1.
     seed : int
         Of the noise.
+    painted : callable () -> ndarray (3, H, W)
+        The content painted in one pass; called only for the part "fast".
     """
     rng = np.random.default_rng(seed)
     mixture = np.zeros(content.shape, np.result_type(content.dtype, np.float32))
     for name, weight in parts.items():
-        mixture += mixture.dtype.type(weight) * _part(name, content, styles, blend, rng)
+        part = painted() if name == FAST else _part(name, content, styles, blend, rng)
+        mixture += mixture.dtype.type(weight) * part
     return np.clip(mixture, 0, 1)
 
 
