@@ -178,7 +178,7 @@ def command_lines(folder: Path) -> Iterator[tuple[str, list[str]]]:
     picture = ["--weights", "none.h5", "--device", "cpu"]
     begins = dict.fromkeys(("run", "fast", "ablate", "features", "reconstruct", "texture"), picture)
     begins |= {"bench": ["--quiet", "--rounds", "1"]}
-    ends = dict.fromkeys(("run", "fast", "ablate"), ["a.png", "b.png"])
+    ends = {command: ["a.png", "b.png"] for command in ("run", "fast", "ablate")}
     ends |= {command: ["a.png"] for command in ("features", "reconstruct", "texture")}
     ends |= {command: ["nothing"] for command in ("bench", "check", "explain")}
     for command, parser in _commands(cli.parser()).items():

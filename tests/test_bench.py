@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import subprocess
@@ -9,14 +10,19 @@ import sys
 
 import bench
 import bench_common
+import bench_fast
 import bench_rungs
+import gpu_bench
+import numpy as np
 import pytest
+from bench_common import pictures, planes
 from bench_flops import convolution, work
 from conftest import ROOT
 
-from nstcore import vgg
-from nstcore.bench import clock, measuring
+from nstcore import engines, fast, vgg
+from nstcore.bench import Size, clock, layers, measuring, rungs
 from nstcore.engines.cpu import library
+from nstcore.engines.cuda import on_cpu
 from nstcore.errors import OptionError, RunError
 
 try:
@@ -225,6 +231,74 @@ def test_a_table_of_other_rungs_is_stale(tmp_path, old, new, said):
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
     assert any(line.startswith(said) for line in bench_rungs.stale(path))
+
+
+# -- one-pass networks on a GPU (gpu_bench) ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in():
+    if on_cpu.problem():
+        pytest.skip(on_cpu.problem())
+    return on_cpu.OnCpuDevice()
+
+
+def test_a_layer_is_verified_and_timed_in_every_rung(stand_in, monkeypatch):
+    monkeypatch.setattr(gpu_bench, "STANDARD", [("global-average", Size(5, 4, 3, 3))])
+    budget = gpu_bench.Budget(100.0)
+    (row,), problems = gpu_bench.network_layers(stand_in, 2, False, {"copy": 1e9}, budget)
+    assert (row["rung"], row["pass"], row["operations"]) == ("instance_norm/01_two_stage", "forward", 3 * 5 * 4)
+    assert row["layer"] == "global-average 5x4 positions, 3 channels"
+    assert row["bytes"] == 4 * (3 * 5 * 4 + 3)
+    assert len(row["seconds"]) == 2
+    assert (problems, budget.left_out) == ([], [])
+
+
+def test_a_layer_that_is_wrong_is_a_problem_and_is_not_timed(stand_in, monkeypatch):
+    monkeypatch.setattr(gpu_bench, "STANDARD", [("global-average", Size(5, 4, 3, 3))])
+    monkeypatch.setattr(gpu_bench, "rungs", lambda *names: [off_by_a_thousandth(rung) for rung in rungs(*names)])
+    rows, (line,) = gpu_bench.network_layers(stand_in, 1, False, {"copy": 1e9}, gpu_bench.Budget(100.0))
+    assert rows == []
+    assert "01_two_stage forward: expected the book's within" in line
+
+
+def off_by_a_thousandth(rung):
+    def make(problem, machine):
+        runs = rung.make(problem, machine)
+        for run in runs.values():
+            sound = run.result
+            run.result = lambda sound=sound: {name: 1.001 * a for name, a in sound().items()}
+        return runs
+
+    return dataclasses.replace(rung, make=make)
+
+
+def test_every_operation_with_layers_of_its_own_is_timed_and_in_a_rehearsal_once():
+    assert {operation for operation, _ in gpu_bench.cases(quick=False)} == set(layers.MAKERS)
+    assert sorted(operation for operation, _ in gpu_bench.cases(quick=True)) == sorted(layers.MAKERS)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.01, math.nan])
+def test_a_form_that_paints_another_picture_is_found(off):
+    picture = np.full((3, 4, 4), 0.5)
+    results = {"nstcore float32": picture, "PyTorch eager TF32": picture + off, "PyTorch float32": picture + off}
+    wrong = gpu_bench.apart(results, 64)
+    assert list(wrong) == {0.0: [], 0.01: ["PyTorch float32"]}.get(off, ["PyTorch eager TF32", "PyTorch float32"])
+    for line in wrong.values():
+        assert "a pass over 64x64: expected the picture of nstcore float32 within" in line
+
+
+@needs_torch
+def test_pytorchs_network_paints_our_picture():
+    import gpu_torch_peer
+
+    weights = bench_fast.weights_for("magenta")
+    net = fast.network(weights, engines.create("cpu", "float32"))
+    content, style, _ = (planes(p) for p in pictures(32))
+    look = net.look(style)
+    for form in (form for form in gpu_torch_peer.FAST_FORMS if form.graph is None):
+        painted = gpu_torch_peer.painter(form, weights, content, look, device="cpu")().numpy()
+        assert gpu_bench.apart({"nstcore": net.paint(content, look), form.name: painted}, 32, 1e-4) == {}
 
 
 # -- tables, beside PyTorch -------------------------------------------------------------------------------------------

@@ -7,16 +7,19 @@ import dataclasses
 import json
 import math
 import sys
+import types
 
 import numpy as np
 import pytest
 from command_desk import main, one_line
 from fake_cupy import fake_cupy
+from fast_nets import random_fast_weights
 
 from nstcore import bench, ops
 from nstcore.bench import book, clock, ladder, measuring, numpy_form, problems
 from nstcore.bench.im2col import im2col_backward, im2col_forward
 from nstcore.bench.runs import Machine
+from nstcore.bench.traffic import traffic
 from nstcore.bench.two_loops import two_loops
 from nstcore.commands import bench as command
 from nstcore.engines.cpu import library, winograd
@@ -60,6 +63,14 @@ def test_every_rung_of_the_cpu_computes_what_the_book_does(operation):
         assert {row.name for row in found.rows} <= set(problems.make(operation, SMALL, FLOAT32).passes)
 
 
+@pytest.mark.parametrize("geometry", [(1, 1, 1), (9, 1, 1), (3, 2, 1), (3, 1, 2), (5, 3, 2)])
+@pytest.mark.parametrize("operation", ["general-conv", "depthwise"])
+def test_convolutions_of_any_kernel_stride_and_enlargement_are_those_of_the_book(operation, geometry):
+    found = bench.measure(bench.rungs(operation, "cpu"), bench.Size(9, 14, 6, 5, *geometry), Machine(2), rounds=0)
+    assert [(row.rung.name, row.error) for row in found.wrong] == []
+    assert len(found.rows) == 1 + len(library.available())
+
+
 @pytest.mark.parametrize(
     ("operation", "rung"),
     [pytest.param(n, r, marks=() if (n, r.name) in QUICK else pytest.mark.slow, id=f"{n}-{r.name}") for n, r in CUDA],
@@ -77,7 +88,11 @@ def test_every_rung_of_the_gpu_computes_what_the_book_does(operation, rung):
 
 def test_the_bounds_are_tight_enough_to_see_a_missing_product():
     """Of each operation that sums, one number among its inputs set to zero is noticed."""
-    for operation, name in (("conv", "w"), ("gram", "F"), ("content", "F"), ("style", "G"), ("total-variation", "x")):
+    for operation, name in (
+        *(("conv", "w"), ("gram", "F"), ("content", "F"), ("style", "G"), ("total-variation", "x")),
+        *(("general-conv", "w"), ("depthwise", "w"), ("linear", "w"), ("instance-norm", "x"), ("global-average", "x")),
+        *(("maxima", "x"), ("resize", "x")),
+    ):
         problem = problems.make(operation, SMALL, FLOAT32)
         problem.inputs[name].flat[np.argmax(np.abs(problem.inputs[name]))] = 0
         rung = bench.rungs(operation, "cpu")[0]
@@ -209,6 +224,8 @@ def test_every_file_of_a_ladder_is_a_rung_but_the_border_that_comes_with_the_con
         (["conv", "--size", "3x4x5"], "--size: expected a side"),
         (["conv", "--channels", "0"], "--channels: expected 1 or more, got 0"),
         (["gram", "--filters", "64"], "--filters: expected --size, --channels for gram"),
+        (["depthwise", "--upsample", "2"], "--upsample: expected --size, --channels, --kernel, --stride for depthwise"),
+        (["general-conv", "--kernel", "0"], "--kernel: expected 1 or more, got 0"),
         (["conv", "--rounds", "0"], "--rounds: expected 1 or more"),
         (["conv", "--rung", "cpu0", "--precision", "float16"], "cpu0_book: it has float32, not float16"),
         (["conv", "--rung", "cpu0", "--json", "no/such/x.json"], "no/such/x.json: the folder"),
@@ -228,6 +245,15 @@ def test_a_size_that_a_kernel_cannot_take_is_told(fast, capsys):
     assert "cpu2_baseline: it needs channels in multiples of 32" in one_line(capsys)
     assert main("bench", "gram", "--device", "cpu", "--channels", "33", "--size", "8", "--rounds", "1", "--quiet") == 0
     assert "left out cpu2_baseline: it needs channels in multiples of 32" in capsys.readouterr().out
+
+
+def test_a_kernel_too_large_for_a_rungs_shared_memory_is_told():
+    naive, tiled, split = bench.rungs("general-conv", "cuda")
+    machine = Machine(1, types.SimpleNamespace(architecture=90))
+    small, large = (bench.Size(8, 8, 4, 8, kernel) for kernel in (9, 33))
+    assert [rung.refusal(small, None, machine) for rung in (naive, tiled, split)] == [None] * 3
+    assert [rung.refusal(large, None, machine) for rung in (naive, split)] == [None] * 2
+    assert tiled.refusal(large, None, machine) == "it needs a kernel that fits 49152 bytes"
 
 
 def test_without_a_compiler_one_line_says_so(no_gpu, monkeypatch, capsys):
@@ -274,6 +300,21 @@ def test_a_ladder_is_printed_with_its_napkin_and_written_for_programs(fast, no_g
     assert [p.name for p in tmp_path.iterdir()] == ["gram.json"]
 
 
+def test_a_layers_kernel_stride_and_enlargement_are_among_its_sizes(fast, tmp_path, capsys):
+    path = tmp_path / "layer.json"
+    geometry = ["--kernel", "5", "--stride", "2", "--upsample", "3"]
+    sizes = ["--size", "8", "--channels", "3", "--filters", "4"]
+    command = ["general-conv", "--rung", "cpu0", *sizes, *geometry, "--rounds", "1", "--threads", "1", "--quiet"]
+    assert main("bench", *command, "--json", path) == 0
+    said = "8x8 positions, 3 channels, 4 filters, 5x5 kernel, stride 2, enlarged 3 times; cpu, 1 thread; one round"
+    assert said in capsys.readouterr().out
+    found = json.loads(path.read_text())
+    assert found["size"] == {"H": 8, "W": 8, "C": 3, "K": 4, "kernel": 5, "stride": 2, "upsample": 3}
+    (row,) = found["rows"]
+    assert row["operations"] == 2 * 4 * 12 * 12 * 3 * 5 * 5  # 24x24 positions, every second row and column
+    assert row["least_bytes"] == 4 * (3 * 8 * 8 + 4 * 12 * 12 + 4 * 3 * 5 * 5 + 4)
+
+
 def test_a_number_alone_runs_on_the_stand_in_and_says_so(no_gpu, capsys):
     if on_cpu.problem():
         pytest.skip(on_cpu.problem())
@@ -297,6 +338,16 @@ def test_rates_and_the_limit_follow_from_the_napkin():
     assert row.limit(bench.Peaks(8e9, 1e9)) == pytest.approx(0.5e-3)  # the arithmetic
     assert row.limit(bench.Peaks(8e12, 1e6)) == pytest.approx(1e-3)  # the memory
     assert row.limit(bench.Peaks(None, 1e9)) is None
+
+
+def test_a_pass_over_512_pixels_has_the_work_that_its_layers_have():
+    """A layer by hand, and the whole."""
+    found = traffic(random_fast_weights("magenta"), 512, 512)
+    at = 512 * 512
+    assert found[0] == (2 * 3 * 8 * 81 * at, 4 * (3 * at + 8 * (3 * 81 + 1) + 8 * at))
+    operations, moved = (sum(column) for column in zip(*found, strict=True))
+    assert operations / 2 == pytest.approx(3.3e9, rel=0.02)
+    assert 0.1e9 < moved < 0.3e9
 
 
 def test_a_gpu_without_cublas_has_a_copys_peak_alone(monkeypatch):

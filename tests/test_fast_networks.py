@@ -157,8 +157,9 @@ def test_the_published_network_on_the_cpu_is_the_books(magenta, kernels):
     assert_near(mine.paint(x, look), book.paint(x, look), 1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("device", ["cuda", "cuda-on-cpu"])
+@pytest.mark.parametrize(
+    "device", [pytest.param("cuda", marks=pytest.mark.gpu), pytest.param("cuda-on-cpu", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_gpu_paints_what_the_book_paints(model, device):
     book, mine = network(model), network(model, device, "float32")

@@ -16,6 +16,7 @@ from bench_common import pictures, random_vgg19
 from conftest import ROOT
 
 from nstcore import Objective
+from nstcore.bench.layers import MAKERS
 from nstcore.engines.cuda import conv, gpu, on_cpu
 
 MARKED = """# Title
@@ -218,6 +219,8 @@ def test_the_gpu_tests_verdict_is_kept(monkeypatch, capsys, code, exit_code, sum
 
 def results(**changes):
     rung = {"layer": "conv3_2", "C": 256, "K": 256, "side": 128, "operations": 2e12, "pass": "forward"}
+    layer = {"layer": "depthwise 64x64 positions", "rung": "depthwise/01_direct", "pass": "forward"}
+    network = {"layers": [[5e9, 4.2e7], [5e8, 4.2e8]], "weights": "magenta"}
     found = {
         "command": "python tools/gpu_check.py --sizes 256 --rounds 3",
         "commit": "0123abc",
@@ -239,6 +242,11 @@ def results(**changes):
         "steps": [
             {"size": 256, "form": "nstcore tf32", "seconds": [0.002, 0.004, 0.003], "bytes": 123_456_789, "loss": 1.0},
             {"size": 256, "form": "PyTorch eager", "seconds": [0.006], "bytes": 2e9, "loss": 1.0},
+        ],
+        "layers": [layer | {"seconds": [4e-6, 5e-6, 6e-6], "operations": 5e7, "bytes": 8.4e6}],
+        "passes": [
+            {"size": 512, "form": "nstcore float32", "seconds": [1e-3], "bytes": 5e7} | network,
+            {"size": 512, "form": "PyTorch eager", "seconds": [2e-3], "bytes": 8e7} | network,
         ],
         "problems": [],
         "left_out": ["the step at 2048x2048 (about 99 s needed, 1 s left)"],
@@ -264,6 +272,9 @@ def test_tables_are_printed_and_written_from_results_alone(written, tmp_path, ca
         "| conv3_2 | 256 | 256 | 128x128 | conv3x3/05_tensor_core_tf32 | tf32 | forward | 10.0 | 200.00 | 50 % |",
         "| 256x256 | nstcore tf32 | 3.00 | 2.00 | 123 | 1.00 |",
         "| 256x256 | PyTorch eager | 6.00 | 6.00 | 2000 | 2.00 |",
+        "| depthwise 64x64 positions | depthwise/01_direct | forward | 5.0 | 2.0 | 40 % | 10.00 | 1680 |",
+        "| 512x512 | nstcore float32 | 1.00 | 1.00 | 50 | 20 % | 1.00 |",
+        "| 512x512 | PyTorch eager | 2.00 | 2.00 | 80 | 10 % | 2.00 |",
     ):
         assert row in printed
         assert row in readme.read_text()
@@ -271,6 +282,8 @@ def test_tables_are_printed_and_written_from_results_alone(written, tmp_path, ca
     assert "at commit 0123abc, on NVIDIA Test: driver 1.2, CUDA 13.0, CuPy 14.2, PyTorch 2, Python 3.12." in prose
     assert "Left out: the step at 2048x2048" in prose
     assert "4.20 TB/s" in prose
+    # Each layer by itself: the first by its arithmetic, the second by its bytes
+    assert "512x512 5.50 GFLOP, 0.462 GB, 0.200 ms at least" in prose
     assert readme.read_text().startswith("# Title")
     assert readme.read_text().endswith("After.\n")
     assert "stale table" not in readme.read_text()
@@ -282,6 +295,16 @@ def test_without_pytorch_shares_are_of_our_fastest_kernel(written, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "fastest of our own kernels; TFLOP/s: float32 20.0, tf32 200.0." in printed
     assert "| 20.00 | 100 % |" in printed
+
+
+def test_parts_that_were_not_measured_have_no_table(written, capsys):
+    written.write_text(json.dumps(results(peaks={"copy": 4.2e12}, rungs=[], layers=[], steps=[])))
+    assert gpu_check.main(["--print", str(written)]) == 0
+    prose, table, _ = capsys.readouterr().out.split("\n\n")
+    assert table.startswith("| size | form | median, ms | fastest, ms | peak memory, MB | share of floor | relative")
+    assert "0.110 ms at least. No peak of arithmetic was measured: a floor is of memory" in " ".join(prose.split())
+    args = gpu_check.parser().parse_args(["--parts", "layers,passes", "--sizes", "256"])
+    assert "--parts layers,passes" in gpu_check.command_line(args)
 
 
 def test_what_disagreed_stands_above_the_table(written, capsys):
@@ -367,4 +390,7 @@ def test_a_rehearsal_on_the_cpu_goes_through_everything_and_calls_its_figures_no
         assert f"| conv3x3/{short} | {name} | forward |" in done.stdout
     assert "| 16x16 | nstcore float32 |" in done.stdout
     assert "| 16x16 | nstcore tf32 |" in done.stdout
+    for operation in MAKERS:
+        assert f"| {operation} " in done.stdout
+    assert "relative to nstcore |" in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -1,19 +1,26 @@
-"""What tools/gpu_check.py measures: the GPU's peaks, every rung of the convolution, and the whole step."""
+"""What tools/gpu_check.py measures: the GPU's peaks, every rung of VGG's convolution and its whole step, every rung of
+the layers of one-pass networks and a whole pass."""
 
 from __future__ import annotations
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from bench_common import median, pictures, planes, torch_or_none
+from bench_fast import weights_for
 
-from nstcore import Objective, Weights, engines, vgg
+from nstcore import FastWeights, Objective, Weights, engines, fast, vgg
+from nstcore.bench import OPERATIONS, Peaks, Size, measure, rungs
 from nstcore.bench.clock import LONG, elapsed, repeated
+from nstcore.bench.layers import STANDARD
+from nstcore.bench.runs import Machine
+from nstcore.bench.traffic import traffic
+from nstcore.commands.bench_table import extent
 from nstcore.engines.cuda import conv
 from nstcore.engines.cuda.device import Array, Device
 from nstcore.engines.cuda.precision import PRECISIONS, Precision, to_elements
@@ -23,6 +30,12 @@ from nstcore.objective import CONTENT_LAYERS, STYLE_LAYERS
 PRODUCT = 8192  # side of the matrices whose product shows a peak
 COPY = 1 << 30  # bytes that a copy reads: far more than any cache
 AGREE = {"float32": 1e-3, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2, "PyTorch": 2e-2}  # relative, of losses
+MODEL = "magenta"
+STYLE = 256  # side of the picture that a look is of
+BOOK = 64  # side of those that the book sees and paints, too
+# Most that pixels in [0, 1] may be apart; with factors rounded to TF32 on a CPU they were 1e-2
+PAINTED = {"the book": 1e-4, "float32": 1e-3, "tf32": 2e-2}
+SMALL = 12  # of a quick rehearsal: positions and channels of a layer, sides of pictures
 
 
 @dataclass
@@ -239,4 +252,127 @@ def disagreeing(losses: dict[str, float], size: int) -> list[str]:
         within = AGREE["PyTorch" if name.startswith("PyTorch") else name.split()[1]]
         if not abs(loss - expected) <= within * abs(expected):
             found.append(f"{name} at {size}x{size}: expected the loss {expected:.6g} within {within:g}, got {loss:.6g}")
+    return found
+
+
+# -- the layers of one-pass networks, rung by rung ---------------------------------------------------------------------
+
+
+def network_layers(
+    device: Device, rounds: int, quick: bool, peaks: dict[str, float], budget: Budget
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every rung of every layer, verified against the book and timed; and what is wrong."""
+    found, problems, machine = [], [], Machine(1, device)
+    limits, lasted = Peaks(peaks.get("float32"), peaks["copy"]), 0.0
+    for operation, size in cases(quick):
+        what = f"{operation} {extent(OPERATIONS[operation], size)}"
+        if not budget.allows(lasted, what):
+            break
+        start = time.monotonic()
+        measured = measure(rungs(operation, "cuda"), size, machine, rounds, peaks=limits)
+        for line in measured.left_out:
+            budget.leave_out(what, line)
+        for row in measured.rows:
+            name = f"{what} {row.rung.name} {row.name}"
+            if not row.passed:
+                problems.append(f"{name}: expected the book's within {row.bound:.2g}, got it off by {row.error:.2g}")
+                continue
+            facts = {"layer": what, "rung": row.rung.file, "pass": row.name, "seconds": row.seconds}
+            found.append(facts | {"operations": row.operations, "bytes": row.bytes})
+            print(f"{name}: {1e6 * row.median:.1f} us", flush=True)
+        lasted = time.monotonic() - start
+    return found, problems
+
+
+def cases(quick: bool) -> list[tuple[str, Size]]:
+    """Operations with their sizes; in a rehearsal one of each, in small."""
+    if not quick:
+        return list(STANDARD)
+    first = dict(reversed(STANDARD))
+    return [(name, replace(size, H=SMALL, W=SMALL, C=SMALL, K=SMALL)) for name, size in first.items()]
+
+
+# -- a whole pass ------------------------------------------------------------------------------------------------------
+
+
+def network_passes(
+    device: str, sizes: Sequence[int], rounds: int, quick: bool, compiled: bool, budget: Budget
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Time and memory of a pass in every form at every size, picture and result on the device; and what is wrong."""
+    weights = weights_for(MODEL)
+    print(f"weights: {weights.name}", flush=True)
+    problems, found, lasted, before = differing(weights, device, SMALL if quick else BOOK), [], 0.0, 1
+    style, *_ = pictures(SMALL if quick else STYLE)
+    for size in sorted(sizes):
+        if not budget.allows(lasted * max(1.0, size / before), f"a pass over {size}x{size}"):
+            continue
+        start = time.monotonic()
+        runs, results, memory = painters(weights, device, style, size, compiled, budget)
+        wrong = apart(results, size)
+        problems += wrong.values()
+        right = {name: run for name, run in runs.items() if name not in wrong}
+        least = traffic(weights, size, size)
+        for name, times in turns(right, rounds).items():
+            row = {"size": size, "form": name, "seconds": times, "bytes": memory[name], "layers": least}
+            found.append(row | {"weights": weights.name})
+            print(f"a pass over {size}x{size}, {name}: {1e3 * median(times):.2f} ms", flush=True)
+        lasted, before = time.monotonic() - start, size
+        runs.clear()
+        right.clear()
+        gc.collect()
+        if device == "cuda" and (torch := torch_or_none()) is not None:
+            torch.cuda.empty_cache()
+    return found, problems
+
+
+def differing(weights: FastWeights, device: str, side: int) -> list[str]:
+    """A line if the device does not paint a small picture as the book does in float64."""
+    style, content, _ = (planes(p) for p in pictures(side))
+    book, mine = (
+        fast.network(weights, engines.create(*key)) for key in (("reference", "float64"), (device, "float32"))
+    )
+    look = book.look(style)
+    results = {"the book": book.paint(content, look), "nstcore float32": mine.paint(content, look)}
+    return list(apart(results, side, PAINTED["the book"]).values())
+
+
+def painters(
+    weights: FastWeights, device: str, style: np.ndarray, size: int, compiled: bool, budget: Budget
+) -> tuple[dict[str, Callable[[], object]], dict[str, np.ndarray], dict[str, int | None]]:
+    """Of every form at one size: a pass, the picture that it paints, and the memory that it takes."""
+    engine = engines.create(device, "float32")
+    net = fast.network(weights, engine)
+    pixels, look = planes(pictures(size)[0]), net.look(planes(style))
+    x = net.layers.maps(pixels)
+
+    def paint() -> Any:
+        y = net._paint(x, look)
+        engine.device.synchronize()
+        return y
+
+    mine = "nstcore float32"
+    runs: dict[str, Callable[[], object]] = {mine: paint}
+    results = {mine: net.layers.numpy(paint())}
+    memory: dict[str, int | None] = {mine: getattr(engine.device, "held_bytes", None)}
+    if device == "cuda" and torch_or_none() is not None:
+        import gpu_torch_peer
+
+        for name, run, held, why in gpu_torch_peer.painters(weights, pixels, look, compiled):
+            if run is None:
+                budget.leave_out(f"{name}, a pass over {size}x{size}", f"it failed: {why}")
+            else:
+                runs[name], results[name], memory[name] = run, run().cpu().numpy(), held
+    return runs, results, memory
+
+
+def apart(results: dict[str, np.ndarray], size: int, bound: float | None = None) -> dict[str, str]:
+    """Of each form that does not paint the first one's picture, a line that says so: it must not be compared."""
+    first, *others = results.items()
+    found = {}
+    for name, painted in others:
+        within = bound or PAINTED["tf32" if "TF32" in name else "float32"]
+        most = float(np.abs(painted - first[1]).max())
+        if not most <= within:
+            said = f"expected the picture of {first[0]} within {within:g}, got it off by {most:.2g}"
+            found[name] = f"{name}, a pass over {size}x{size}: {said}"
     return found

@@ -1,6 +1,8 @@
-"""Everything that needs a GPU, in one call of less than 9 minutes: tests, every rung timed, the whole step, PyTorch.
+"""Everything that needs a GPU, in one call of less than 9 minutes: tests, every rung timed, VGG's whole step, a whole
+pass of a network that paints in one, PyTorch beside both.
 
     python tools/gpu_check.py --out results.json          measure, and write what was measured
+    python tools/gpu_check.py --parts layers,passes       one-pass networks alone
     python tools/gpu_check.py --print results.json        its tables; with --write into kernels/README.md
     python tools/gpu_check.py --device cuda-on-cpu --sizes 32 --quick      rehearse the script without a GPU
 
@@ -41,8 +43,10 @@ from nstcore.files import check_writable, replacing
 SECONDS = 510  # a call of 9 minutes, less what Python and its libraries take to load and to end
 TESTS = 0.35  # of the time at most
 SIZES = "256,512,1024,2048"
+PASSES = (512, 1024)  # sizes of the pictures that are painted in one pass
+PARTS = ("rungs", "layers", "passes", "steps")
 LAYERS = 512  # size of the picture at whose layers the rungs are timed
-TABLES = ("rungs", "step")  # <!-- gpu:rungs --> and so on
+TABLES = ("rungs", "step")  # <!-- gpu:rungs --> and so on: VGG's, and below it that of one-pass networks
 REHEARSAL = "REHEARSAL on the CPU: every figure below is one of this script, none of a GPU"
 
 
@@ -51,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
     found.add_argument("--sizes", type=bench._sizes, default=bench._sizes(SIZES), metavar="PIXELS,...", help=SIZES)
+    found.add_argument("--parts", type=_parts, default=PARTS, metavar="NAME,...", help=f"of {', '.join(PARTS)}: all")
     found.add_argument("--precisions", type=_precisions, default=tuple(PRECISIONS), metavar="NAME,...")
     found.add_argument("--seconds", type=float, default=SECONDS, help=f"for everything: {SECONDS}")
     found.add_argument("--rounds", type=bench._count, default=7, help="of each measurement: 7")
@@ -72,6 +77,13 @@ def _precisions(text: str) -> tuple[str, ...]:
     return found
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    if not set(found) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PARTS)}, got {text}")
+    return found
+
+
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
@@ -88,20 +100,33 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{len(known)} forms of the kernels compiled in {time.monotonic() - start:.0f} s", flush=True)
     tests = {} if args.no_tests or args.device != "cuda" else run_tests(TESTS * args.seconds)
     weights = weights_for(args.weights) if args.weights else random_vgg19()
-    found = {
+    found: dict[str, Any] = {
         "command": command_line(args),
         "commit": args.commit or commit(),
         "machine": machine(engine.device),
         "weights": f"{weights.name}, {weights.padding} border",
         "tests": tests,
         "peaks": gpu_bench.peaks(engine.device, rounds, args.quick),
-        "rungs": gpu_bench.layers(engine.device, layers, rounds, args.quick, budget),
+        **{part: [] for part in PARTS},
     }
+    problems = [f"tests: {tests['summary']}"] if tests and tests["exit"] else []
+    if "rungs" in args.parts:
+        found["rungs"] = gpu_bench.layers(engine.device, layers, rounds, args.quick, budget)
+    if "layers" in args.parts:
+        found["layers"], wrong = gpu_bench.network_layers(engine.device, rounds, args.quick, found["peaks"], budget)
+        problems += wrong
     del engine  # its memory is not the step's
-    found["steps"], problems = gpu_bench.steps(
-        weights, args.device, args.sizes, args.precisions, rounds, not args.no_compile, budget
-    )
-    found["problems"] = problems + ([f"tests: {tests['summary']}"] if tests and tests["exit"] else [])
+    compiled = not args.no_compile
+    if "passes" in args.parts:
+        sizes = args.sizes[:1] if args.quick else PASSES
+        found["passes"], wrong = gpu_bench.network_passes(args.device, sizes, rounds, args.quick, compiled, budget)
+        problems += wrong
+    if "steps" in args.parts:
+        found["steps"], wrong = gpu_bench.steps(
+            weights, args.device, args.sizes, args.precisions, rounds, compiled, budget
+        )
+        problems += wrong
+    found["problems"] = problems
     found["left_out"] = budget.left_out
     found["took"] = round(args.seconds - budget.left, 1)
     return found
@@ -152,6 +177,8 @@ def command_line(args: argparse.Namespace) -> str:
     words = ["python", "tools/gpu_check.py", "--sizes", ",".join(map(str, args.sizes)), "--rounds", str(args.rounds)]
     if args.weights:
         words += ["--weights", Path(args.weights).name]
+    if args.parts != PARTS:
+        words += ["--parts", ",".join(args.parts)]
     if args.precisions != tuple(PRECISIONS):
         words += ["--precisions", ",".join(args.precisions)]
     return " ".join(words + ["--no-compile"] * args.no_compile)
@@ -169,26 +196,37 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
     how = f"`{found['command']}`{at}, on {m['gpu']}: {', '.join(on)}."
     copy = f"A copy in memory ran at {found['peaks']['copy'] / 1e12:.2f} TB/s, read and written."
     left_out = f" Left out: {'; '.join(found['left_out'])}." if found["left_out"] else ""
-    rungs, peaks_from = rung_table(found)
-    texts = {
-        "rungs": (f"{how} Medians, by CUDA events. {peaks_from} {copy}{left_out}", rungs),
-        "step": (f"{how} {step_notes(found)}{left_out}", step_table(found)),
-    }
-    return {
-        name: f"{textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)}\n\n{table}\n"
-        for name, (text, table) in texts.items()
-    }
+    peaks, peaks_from = peaks_of(found)
+    parts = [
+        ("rungs", "rungs", f"Medians, by CUDA events. {peaks_from} {copy}", rung_table(found, peaks)),
+        ("rungs", "layers", f"{layer_notes(found)} {peaks_from} {copy}", layer_table(found, peaks)),
+        ("step", "steps", step_notes(found), step_table(found)),
+        ("step", "passes", f"{pass_notes(found, peaks)} {peaks_from} {copy}", pass_table(found, peaks)),
+    ]
+    sections: dict[str, list[str]] = {}
+    for section, part, notes, table in parts:
+        if found.get(part):
+            text = textwrap.fill(f"{how} {notes}{left_out}", 120, break_long_words=False, break_on_hyphens=False)
+            sections.setdefault(section, []).append(f"{text}\n\n{table}\n")
+    return {section: "\n".join(texts) for section, texts in sections.items()}
 
 
-def rung_table(found: dict[str, Any]) -> tuple[str, str]:
-    """The table, and what its shares are of."""
-    rates = [(row, row["operations"] / median(row["seconds"])) for row in found["rungs"]]
+def peaks_of(found: dict[str, Any]) -> tuple[dict[str, float], str]:
+    """FLOP/s by precision and bytes/s of a copy, and where they are from."""
     peaks, words = dict(found["peaks"]), "The peak of a precision: the fastest large matrix product of PyTorch"
     if "float32" not in peaks:
         words = "Without PyTorch, the peak of a precision is the fastest of our own kernels"
-        for row, rate in rates:
-            peaks[row["precision"]] = max(rate, peaks.get(row["precision"], 0.0))
+        for row in found["rungs"] + found.get("layers", []):
+            rate, name = row["operations"] / median(row["seconds"]), row.get("precision", "float32")
+            peaks[name] = max(rate, peaks.get(name, 0.0))
     names = [f"{name} {peak / 1e12:.1f}" for name, peak in peaks.items() if name != "copy"]
+    if not names:
+        return peaks, "No peak of arithmetic was measured: a floor is of memory alone."
+    return peaks, f"{words}; TFLOP/s: {', '.join(names)}."
+
+
+def rung_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
+    rates = [(row, row["operations"] / median(row["seconds"])) for row in found["rungs"]]
     report = Report(("layer", "C", "K", "positions", "rung", "precision", "pass", "ms", "TFLOP/s", "share of peak"))
     for row, rate in rates:
         share = f"{100 * rate / peaks[row['precision']]:.0f} %"
@@ -197,7 +235,61 @@ def rung_table(found: dict[str, Any]) -> tuple[str, str]:
         report.rows.append(
             (*shape, f"conv3x3/{row['rung']}", row["precision"], row["pass"], time_of, f"{rate / 1e12:.2f}", share)
         )
-    return report.markdown(), f"{words}; TFLOP/s: {', '.join(names)}."
+    return report.markdown()
+
+
+def floor(operations: int, moved: int, peaks: dict[str, float]) -> float:
+    """Seconds that the GPU needs for float32 operations or for bytes, whichever is longer."""
+    arithmetic = operations / peaks["float32"] if "float32" in peaks else 0.0
+    return max(arithmetic, moved / peaks["copy"])
+
+
+def layer_notes(found: dict[str, Any]) -> str:
+    return (
+        "Layers of networks that paint in one pass, float32, each verified against the book in float64; medians, by "
+        "CUDA events, of calls as a network makes them, with the memory of their results. The floor: the longer of "
+        "the times that the operations take at the peak of float32 and the bytes at that of a copy."
+    )
+
+
+def layer_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
+    report = Report(("layer", "rung", "pass", "us", "floor, us", "share of floor", "TFLOP/s", "GB/s"))
+    for row in found.get("layers", []):
+        middle, least = median(row["seconds"]), floor(row["operations"], row["bytes"], peaks)
+        times = f"{1e6 * middle:.1f}", f"{1e6 * least:.1f}", f"{100 * least / middle:.0f} %"
+        rates = f"{row['operations'] / middle / 1e12:.2f}", f"{row['bytes'] / middle / 1e9:.0f}"
+        report.rows.append((row["layer"], row["rung"], row["pass"], *times, *rates))
+    return report.markdown()
+
+
+def pass_notes(found: dict[str, Any], peaks: dict[str, float]) -> str:
+    """How a pass was measured, and the floor of each size."""
+    floors = []
+    for size, layers in {row["size"]: row["layers"] for row in found.get("passes", [])}.items():
+        operations, moved = (sum(column) for column in zip(*layers, strict=True))
+        least = sum(floor(*layer, peaks) for layer in layers)
+        amounts = f"{operations / 1e9:.2f} GFLOP, {moved / 1e9:.3f} GB"
+        floors.append(f"{size}x{size} {amounts}, {1e3 * least:.3f} ms at least")
+    names = ", ".join(sorted({row["weights"] for row in found.get("passes", [])}))
+    return (
+        f"A picture painted by {names}, from the GPU's memory to it, interleaved; medians, by the wall clock. The "
+        f"floor, layer by layer: {'; '.join(floors)}."
+    )
+
+
+def pass_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
+    rows = found.get("passes", [])
+    own = {row["size"]: median(row["seconds"]) for row in rows if row["form"] == "nstcore float32"}
+    names = ("size", "form", "median, ms", "fastest, ms", "peak memory, MB", "share of floor", "relative to nstcore")
+    report = Report(names)
+    for row in rows:
+        middle, least = median(row["seconds"]), sum(floor(*layer, peaks) for layer in row["layers"])
+        memory = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.0f}"
+        times = milliseconds(middle), milliseconds(min(row["seconds"]))
+        ratio = f"{middle / own[row['size']]:.2f}" if row["size"] in own else "-"
+        form = f"{row['size']}x{row['size']}", row["form"]
+        report.rows.append((*form, *times, memory, f"{100 * least / middle:.0f} %", ratio))
+    return report.markdown()
 
 
 def step_notes(found: dict[str, Any]) -> str:

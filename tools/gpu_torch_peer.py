@@ -1,16 +1,20 @@
-"""PyTorch's forms of the step on a GPU: the loss of torch_peer.py, with everything that PyTorch has to make it fast."""
+"""PyTorch's forms on a GPU of the step (torch_peer.py) and of the networks that paint in one pass (torch_fast_peer.py),
+with everything that PyTorch has to make them fast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch_fast_peer import TorchFastPeer
 from torch_peer import TorchPeer
 
-from nstcore import Weights
+from nstcore import FastWeights, Weights
 
+Result = TypeVar("Result")
 SCALE = 2.0**14  # of the loss in float16, whose gradients would otherwise vanish: zeros would be multiplied faster
 
 
@@ -117,16 +121,86 @@ def steps(
     for form in FORMS:
         if form.graph == "compile" and not compiled:
             continue
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        try:
-            found = step(form, weights, *pictures)
-            for _ in range(3):
-                found()
-        except Exception as error:  # whatever torch.compile, a capture or the memory do
-            yield f"PyTorch {form.name}", None, 0, next(iter(str(error).splitlines()), type(error).__name__)[:200]
-            continue
-        yield f"PyTorch {form.name}", found, torch.cuda.max_memory_allocated() - before, ""
+        yield started(form.name, lambda form=form: step(form, weights, *pictures))
+
+
+# -- networks that paint in one pass -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FastForm:
+    """As `Form`; `tf32`: products of 10 bits, which tensor cores compute, as cuDNN does unless told otherwise."""
+
+    name: str
+    tf32: bool
+    channels_last: bool = True
+    graph: str | None = None
+
+
+FAST_FORMS = (
+    FastForm("eager float32, NCHW", False, channels_last=False),
+    FastForm("eager float32, channels_last", False),
+    FastForm("float32, channels_last, CUDA graph", False, graph="capture"),
+    FastForm("eager TF32, channels_last", True),
+    FastForm("TF32, channels_last, CUDA graph", True, graph="capture"),
+    FastForm("TF32, channels_last, torch.compile with CUDA graphs", True, graph="compile"),
+)
+
+
+def painter(
+    form: FastForm, weights: FastWeights, pixels: np.ndarray, look: np.ndarray, device: str = "cuda"
+) -> Callable[[], torch.Tensor]:
+    """Paints pixels (3, H, W), which are there already, in that look; returns (3, H, W) when it is there."""
+    compiled = form.graph == "compile"
+    if compiled:
+        torch.compiler.reset()
+    mode = "reduce-overhead" if compiled else None
+    peer = TorchFastPeer(weights, torch.float32, form.channels_last, compiled, device, mode)
+    x = peer.tensor(pixels)
+    vector = torch.from_numpy(look.astype(np.float32)).reshape(1, -1, 1, 1).to(device)
+
+    def run() -> torch.Tensor:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = form.tf32
+        return peer.paint(x, vector)[0]
+
+    if form.graph == "capture":
+        replay, painted = captured(run)
+    else:
+        replay, painted = run, None
+
+    def again() -> torch.Tensor:
+        found = replay()
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return found if painted is None else painted
+
+    return again
+
+
+def painters(
+    weights: FastWeights, pixels: np.ndarray, look: np.ndarray, compiled: bool
+) -> Iterator[tuple[str, Callable[[], torch.Tensor] | None, int, str]]:
+    """(name, painter or None, bytes at its peak, why there is none) of every form; each has had its first calls."""
+    prepare()
+    for form in FAST_FORMS:
+        if form.graph != "compile" or compiled:
+            yield started(form.name, lambda form=form: painter(form, weights, pixels, look))
+
+
+# -- of both -----------------------------------------------------------------------------------------------------------
+
+
+def started(name: str, make: Callable[[], Callable[[], Result]]) -> tuple[str, Callable[[], Result] | None, int, str]:
+    """What `make` makes, after its first calls, and the bytes that it held at its peak; or why it failed."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        found = make()
+        for _ in range(3):
+            found()
+    except Exception as error:  # whatever torch.compile, a capture or the memory do
+        return f"PyTorch {name}", None, 0, next(iter(str(error).splitlines()), type(error).__name__)[:200]
+    return f"PyTorch {name}", found, torch.cuda.max_memory_allocated() - before, ""
 
 
 def products(side: int) -> dict[str, Callable[[], torch.Tensor]]:

@@ -1,6 +1,7 @@
 """The peer of `nstcore.fast`: both networks in PyTorch, written down from their papers and the published graphs.
 
-For comparisons only (`tests/test_fast_torch.py`, `tools/bench_fast.py`); nstcore itself never needs PyTorch.
+For comparisons only (`tests/test_fast_torch.py`, `tools/bench_fast.py`, `tools/gpu_check.py`); nstcore itself never
+needs PyTorch.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class TorchFastPeer:
         The memory format in which PyTorch's CPU convolutions may be faster.
     compiled : bool
         Whether painting goes through torch.compile, at the first call.
+    device : str
+    mode : str, optional
+        Of torch.compile: "reduce-overhead" launches a CUDA graph.
     """
 
     def __init__(
@@ -35,22 +39,26 @@ class TorchFastPeer:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         compiled: bool = False,
+        device: str = "cpu",
+        mode: str | None = None,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.tensors = {}
         for name, array in weights.tensors.items():
-            tensor = torch.from_numpy(array[:, None] if "depthwise/weight" in name else array).to(dtype)
+            tensor = torch.from_numpy(array[:, None] if "depthwise/weight" in name else array).to(device, dtype)
             self.tensors[name] = tensor.contiguous(memory_format=self.format) if tensor.ndim == 4 else tensor
         look, paint = {
             "magenta": (self._predict, self._transfer),
             "adain": (self._moments, self._adain),
         }[weights.model]
-        self._look, self._paint = look, torch.compile(paint, fullgraph=True, dynamic=False) if compiled else paint
+        self._look, self._paint = look, paint
+        if compiled:
+            self._paint = torch.compile(paint, fullgraph=True, dynamic=False, mode=mode)
 
     def tensor(self, pixels: np.ndarray) -> torch.Tensor:
         """(1, 3, H, W) of pixels (3, H, W)."""
-        return torch.from_numpy(pixels)[None].to(self.dtype).contiguous(memory_format=self.format)
+        return torch.from_numpy(pixels)[None].to(self.device, self.dtype).contiguous(memory_format=self.format)
 
     @torch.no_grad()
     def look(self, pixels: np.ndarray) -> torch.Tensor:

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.cuda import block_mean, conv, gram, pixels, pool
+from ..engines.cuda import block_mean, conv, general_conv, gram, pixels, pool
 from ..engines.cuda.device import Array, Device
 from ..engines.cuda.losses import Losses
 from ..engines.cuda.moments import Moments, make_guide
+from ..engines.cuda.operations import CudaOperations
 from ..engines.cuda.precision import FLOAT32, Precision, from_elements, to_elements
 from ..engines.cuda.vectors import CudaVectors
 from ..optim.pairs import Pairs
 from ..optim.states import LBFGSState
-from .problems import ADAM, BLOCK, PREPROCESSING, Problem
+from . import layers
+from .problems import ADAM, BLOCK, BORDER, PREPROCESSING, Problem, Size
 from .runs import Machine, Run, Runs
 from .two_loops import two_loops
 
@@ -84,7 +86,7 @@ def rung(operation: str, short: str) -> Callable[[Problem, Machine], Runs]:
 
 def precisions(operation: str, short: str) -> Sequence[str]:
     """Those that a rung has, the one that it is launched in first."""
-    if operation in ("style", "total-variation", "block-mean", "adam", "lbfgs"):
+    if operation in ("style", "total-variation", "block-mean", "adam", "lbfgs", *layers.MAKERS):
         return (FLOAT32.name,)
     tables: dict[str, Any] = {"conv": (conv.RUNGS, conv.PRODUCTION), "gram": (gram.RUNGS, gram.PRODUCTION)}
     if operation not in tables:
@@ -92,6 +94,17 @@ def precisions(operation: str, short: str) -> Sequence[str]:
     rungs, production = tables[operation]
     have = rungs[short].precisions
     return tuple(sorted(have, key=lambda name: (production[name] != short, have.index(name))))
+
+
+def refusal(operation: str, short: str, size: Size) -> str | None:
+    """Why a rung cannot take that size; None where it can."""
+    if (operation, short) != ("general-conv", "02_register_tile"):
+        return None
+    filters = general_conv.Filters(None, None, size.K, size.C, size.kernel, size.kernel)
+    shape = size.H, size.W, size.C
+    layer = general_conv.describe(shape, filters, size.stride, BORDER, None, size.upsample, "relu")
+    room = general_conv.tile(layer.flat(), general_conv.FORMS[0])
+    return None if room else f"a kernel that fits {general_conv.SHARED_BYTES} bytes"
 
 
 def _conv(at: Place, short: str) -> Runs:
@@ -247,6 +260,21 @@ def _lbfgs(at: Place, short: str) -> Runs:
     return {"direction": Run(go, lambda: {"d": at.read(out)})}
 
 
+class OneRung(CudaOperations):
+    """Layers of which every convolution, a fully connected layer too, is computed by one rung of kernels/cuda/conv."""
+
+    def __init__(self, device: Device, short: str) -> None:
+        super().__init__(device, CudaVectors(device))
+        self.rung = short
+
+    def conv(self, x: Array, filters: general_conv.Filters, **how: Any) -> Array:
+        return general_conv.conv(self.device, x, filters, rung=self.rung, **how)
+
+
+def _layer(operation: str) -> Callable[[Place, str], Runs]:
+    return lambda at, short: layers.MAKERS[operation](OneRung(at.device, short), at.problem)
+
+
 MAKERS: dict[str, Callable[[Place, str], Runs]] = {
     "conv": _conv,
     "pool": _pool,
@@ -259,4 +287,5 @@ MAKERS: dict[str, Callable[[Place, str], Runs]] = {
     "preprocess": _preprocess,
     "adam": _adam,
     "lbfgs": _lbfgs,
+    **{operation: _layer(operation) for operation in layers.MAKERS},
 }

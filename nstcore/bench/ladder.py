@@ -16,7 +16,8 @@ from ..engines.cpu import library, winograd
 from ..engines.cuda import gpu, source
 from ..engines.cuda.precision import FLOAT32, PRECISIONS
 from ..errors import OptionError
-from . import book, cuda, native, numpy_form
+from . import cuda, native
+from .forms import BETWEEN, BOOK, NATIVE, VECTORS, Form
 from .problems import Problem, Size
 from .runs import Machine, Runs
 
@@ -37,7 +38,7 @@ class Operation:
     name : str
     title : str
     options : tuple of str
-        Which of "size", "channels", "filters" it takes.
+        Which of "size", "channels", "filters", "kernel", "stride", "upsample" it takes.
     size : Size
         To measure, unless told otherwise: a layer or a picture of ordinary size.
     files : tuple of str
@@ -99,7 +100,10 @@ class Rung:
             assert machine.device is not None
             needed = max(PRECISIONS[precision or self.precisions[0]].architecture, source.read(self.file).architecture)
             have = machine.device.architecture
-            return None if have >= needed else f"it needs a GPU of sm_{needed} or later, this is sm_{have}"
+            if have < needed:
+                return f"it needs a GPU of sm_{needed} or later, this is sm_{have}"
+            needs = cuda.refusal(self.operation, self.name, size)
+            return needs and f"it needs {needs}"
         if not self.instructions:
             return None
         if self.instructions not in library.available():
@@ -133,10 +137,32 @@ def _operations() -> dict[str, Operation]:
         ("preprocess", "the picture as the network wants it; back to it through conv1_1", ("size", "filters")),
         ("adam", "one update of Adam", picture),
         ("lbfgs", "the direction of L-BFGS from 10 pairs", picture),
+        (
+            "general-conv",
+            "convolution of any kernel, stride and enlargement, bias and ReLU",
+            (*layer, "filters", "kernel", "stride", "upsample"),
+        ),
+        ("depthwise", "depthwise convolution, bias and ReLU6", (*layer, "kernel", "stride")),
+        ("linear", "fully connected layer", ("channels", "filters")),
+        ("instance-norm", "instance normalisation and ReLU; with a sum behind it, as in a residual block", layer),
+        ("global-average", "the mean of each channel", layer),
+        ("maxima", "2x2 max pooling that rounds up: an odd last row or column counts", layer),
+        ("resize", "to 3/2 of both sides, nearest and bilinear", layer),
     ]
-    sizes = {"conv": Size(128, 128, 256, 256), "style": Size(1, 1, 512, 512)}
+    # From general-conv to global-average: layers of Magenta's networks for 512x512 pixels and a style of 256x256
+    sizes = {
+        "conv": Size(128, 128, 256, 256),
+        "style": Size(1, 1, 512, 512),
+        "general-conv": Size(128, 128, 32, 32),
+        "depthwise": Size(64, 64, 144, 144),
+        "linear": Size(1, 1, 1280, 100),
+        "instance-norm": Size(128, 128, 32, 32),
+        "global-average": Size(8, 8, 1280, 1280),
+        "resize": Size(512, 512, 3, 3),
+    }
     vectors = {"adam": ("vectors/01_elementwise",), "lbfgs": ("vectors/02_fused", "vectors/03_pairs")}
     folders = {"conv": "conv3x3", "preprocess": "pixels"}
+    folders |= {"general-conv": "conv", "linear": "conv", "global-average": "instance_norm"}
     found = {}
     for name, title, options in table:
         folder = folders.get(name, name.replace("-", "_"))
@@ -148,79 +174,6 @@ def _operations() -> dict[str, Operation]:
 
 OPERATIONS = _operations()
 
-_Make = Callable[[Problem, Machine], Runs]
-
-
-@dataclass(frozen=True)
-class _Form:
-    """A rung of the CPU before it has its number: its name, what it adds, its file, how it is made."""
-
-    name: str
-    adds: str
-    code: str
-    make: _Make
-
-
-_OPS, _CPU = "nstcore/ops", "nstcore/engines/cpu"
-_BOOK = {
-    "conv": _Form("book", "as the equation says: nine products, one for each tap", f"{_OPS}/conv.py", book.conv),
-    "pool": _Form("book", "as the equation says: the largest of four views", f"{_OPS}/pool.py", book.pool),
-    "gram": _Form("book", "as the equation says: one product", f"{_OPS}/gram.py", book.gram),
-    "moments": _Form("book", "as the equation says, the Gram matrix along", f"{_OPS}/moments.py", book.moments),
-    "content": _Form("book", "as the equation says, whole arrays at a time", f"{_OPS}/content_loss.py", book.content),
-    "style": _Form("book", "as the equations say, loss and then gradient", f"{_OPS}/style_loss.py", book.style),
-    "total-variation": _Form(
-        "book", "as the equations say, loss and then gradient", f"{_OPS}/total_variation.py", book.total_variation
-    ),
-    "block-mean": _Form("book", "means of the rows, then means of these", f"{_OPS}/block_mean.py", book.block_mean),
-    "preprocess": _Form("book", "as the equation says", f"{_OPS}/preprocess.py", book.preprocess),
-    "adam": _Form("book", "block by block, each in the cache until done", "nstcore/optim/vectors.py", book.adam),
-    "lbfgs": _Form("book", "the two loops: four passes for each pair", "nstcore/bench/two_loops.py", book.lbfgs),
-}
-_IM2COL = "one product for all nine taps, of a matrix nine times as large as the input"
-_WINOGRAD = (
-    "36 multiplications for 16 outputs instead of 144, as 36 products; what is transformed passes through memory "
-    "between them"
-)
-_GRAM = (
-    "channels last, positions shared out to threads; the product of a matrix with its own transpose, of which BLAS "
-    "computes half"
-)
-_CONTENT = "block by block, so that a difference stays in the cache; shared out to threads"
-_PAIRS = "all inner products in one pass over the memory, the recursion on numbers, the direction in a second pass"
-_BETWEEN = {  # the book and the native kernels
-    "conv": [
-        _Form("im2col", _IM2COL, "nstcore/bench/im2col.py", numpy_form.im2col),
-        _Form("winograd", _WINOGRAD, f"{_CPU}/winograd.py", numpy_form.winograd),
-    ],
-    "pool": [_Form("numpy", "rows of windows shared out to threads", f"{_CPU}/layers.py", numpy_form.pool)],
-    "gram": [_Form("numpy", _GRAM, f"{_CPU}/statistics.py", numpy_form.gram)],
-    "moments": [_Form("numpy", "the sums alone, block by block", f"{_CPU}/statistics.py", numpy_form.moments)],
-    "content": [_Form("numpy", _CONTENT, f"{_CPU}/statistics.py", numpy_form.content)],
-    "lbfgs": [_Form("pairs", _PAIRS, "nstcore/optim/pairs.py", numpy_form.pairs)],
-}
-_POOL = (
-    "in C, one pass back: the winner is found again from its window, the mask applied on the way; forward, it comes "
-    "with the convolution"
-)
-_NATIVE = {
-    "conv": ("the same in C, all of it in the cache: some 50 tiles at a time", "winograd.c"),
-    "pool": (_POOL, "taps.c"),
-    "gram": ("in C, the upper half, columns in the first-level cache", "gram.c"),
-    "moments": ("in C, one pass in vectors", "reduce.c"),
-    "content": ("in C, one pass in vectors, nothing written but the result", "reduce.c"),
-    "style": ("in C, loss and gradient in one pass", "reduce.c"),
-    "total-variation": ("in C, loss and gradient in one pass", "reduce.c"),
-    "preprocess": ("in C, direct, in registers", "first.c"),
-    "adam": ("in C, one pass, shared out to threads", "vectors.c"),
-    "lbfgs": ("in C, the products of all pairs from registers, shared out to threads", "pairs.c"),
-}
-_VECTORS = {
-    "baseline": "",
-    "avx2": "vectors of 8 floats instead of 4, a multiply-add in one instruction",
-    "avx512": "vectors of 16 floats and 32 registers of them",
-}
-
 
 def rungs(operation: str, device: str) -> list[Rung]:
     """The ladder of an operation on the "cpu" or on "cuda", the first rung first."""
@@ -228,12 +181,12 @@ def rungs(operation: str, device: str) -> list[Rung]:
 
 
 def _cpu_rungs(operation: str) -> list[Rung]:
-    forms = [(_BOOK[operation], ""), *((form, "") for form in _BETWEEN.get(operation, ()))]
-    if operation in _NATIVE:
-        adds, file = _NATIVE[operation]
+    forms = [(BOOK[operation], ""), *((form, "") for form in BETWEEN.get(operation, ()))]
+    if operation in NATIVE:
+        adds, file = NATIVE[operation]
         for instructions in reversed(library.INSTRUCTIONS):
             make = native.rung(operation, instructions)
-            form = _Form(instructions, _VECTORS[instructions] or adds, f"kernels/cpu/{file}", make)
+            form = Form(instructions, VECTORS[instructions] or adds, f"kernels/cpu/{file}", make)
             forms.append((form, instructions))
     enlarged = enlargement(winograd.BT, winograd.G, winograd.AT) if operation == "conv" else 1.0
     return [

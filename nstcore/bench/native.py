@@ -14,8 +14,10 @@ import numpy as np
 from ..engines.cpu.arena import Arena
 from ..engines.cpu.library import POOLINGS, Convolution, Crew, First, Library, Tap, choose
 from ..engines.cpu.native import CB, CHANNELS
+from ..engines.cpu.operations import NativeOperations
 from ..engines.cpu.vectors import NativeVectors
 from ..ops import ORDERS
+from . import layers
 from .book import adam_with
 from .numpy_form import pairs_with
 from .problems import PREPROCESSING, Problem, Size
@@ -37,6 +39,8 @@ def rung(operation: str, instructions: str) -> Callable[[Problem, Machine], Runs
 
 def refusal(operation: str, size: Size) -> str | None:
     """Why the kernels cannot take that size; None where they can."""
+    if operation in layers.MAKERS:
+        return None
     channels = {"conv": (size.C, size.K), "preprocess": (size.K,), "style": (CHANNELS,)}.get(operation, (size.C,))
     if operation in ("total-variation", "adam", "lbfgs") or all(n % CHANNELS == 0 for n in channels):
         return None
@@ -184,6 +188,10 @@ def _preprocess(library: Library, crew: Crew, problem: Problem) -> Runs:
     }
 
 
+def _layer(operation: str) -> Maker:
+    return lambda library, crew, problem: layers.MAKERS[operation](NativeOperations(library, crew), problem)
+
+
 MAKERS: dict[str, Maker] = {
     "conv": _conv,
     "pool": _pool,
@@ -195,6 +203,7 @@ MAKERS: dict[str, Maker] = {
     "preprocess": _preprocess,
     "adam": lambda library, crew, problem: adam_with(NativeVectors(library, crew), problem),
     "lbfgs": lambda library, crew, problem: pairs_with(NativeVectors(library, crew), problem),
+    **{operation: _layer(operation) for operation in layers.MAKERS},
 }
 
 

@@ -22,6 +22,8 @@ PREPROCESSING = Preprocessing("bgr", 255.0, (103.939, 116.779, 123.68), (1.0, 1.
 RUN = 64  # terms of a sum over everything that are added in float32; runs are added in float64
 BLOCK = 4  # side of a block of block-mean
 PAIRS = 10  # of lbfgs
+EPSILON = 1e-5  # of instance-norm
+BORDER = "reflect"  # of general-conv, as networks that paint have it
 ADAM: dict[str, Any] = {  # its second update
     "betas": (0.9, 0.99),
     "corrections": (0.19, 0.0199),
@@ -34,12 +36,18 @@ ADAM: dict[str, Any] = {  # its second update
 
 @dataclass(frozen=True)
 class Size:
-    """H rows and W columns of positions, C channels, K filters; an operation uses those that it has."""
+    """H rows and W columns of positions, C channels, K filters; an operation uses those that it has.
+
+    `kernel` is a side of the filters; `upsample` how many times each position is repeated first, down and across.
+    """
 
     H: int
     W: int
     C: int
     K: int
+    kernel: int = 3
+    stride: int = 1
+    upsample: int = 1
 
     @property
     def M(self) -> int:
@@ -254,6 +262,86 @@ def lbfgs(size: Size, draw: Draw) -> tuple[dict, dict]:
     return {"q": q, "s": s, "y": y}, {"direction": direction}
 
 
+# -- the layers of feed-forward networks, forward only ----------------------------------------------------------------
+
+
+def general_conv(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """y = relu(conv(x enlarged, w) + b)."""
+    C, K, side, n = size.C, size.K, size.kernel, size.upsample
+    x, w = draw(C, size.H, size.W), draw(K, C, side, side, scale=(2 / (side**2 * C)) ** 0.5)
+    b = draw.floats(K)
+    enlarged = ops.resize_nearest_forward(x, n * size.H, n * size.W)
+    y = ops.relu_forward(ops.conv_forward(enlarged, w, b, BORDER, size.stride))
+    return {"x": x, "w": w, "b": b}, _forward(y, 2 * w[0].size * y.size, x.size + w.size + K, w[0].size)
+
+
+def depthwise(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """y = relu6(each channel convolved with its own filter + b)."""
+    C, side = size.C, size.kernel
+    x, w, b = draw(C, size.H, size.W), draw(C, side, side, scale=1 / side), draw.floats(C)
+    y = ops.relu6_forward(ops.depthwise_forward(x, w, b, stride=size.stride))
+    return {"x": x, "w": w, "b": b}, _forward(y, 2 * side**2 * y.size, x.size + w.size + C, side**2)
+
+
+def linear(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """y = w x + b."""
+    C, K = size.C, size.K
+    x, w, b = draw(C), draw(K, C, scale=C**-0.5), draw.floats(K)
+    y = ops.linear_forward(x, w, b).reshape(K, 1, 1)
+    return {"x": x, "w": w, "b": b}, _forward(y, 2 * C * K, C + C * K + K, C)
+
+
+def instance_norm(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """relu(y), and y + plus as at the end of a residual block; y with a mean and a deviation for each channel."""
+    C, shape = size.C, (size.C, size.H, size.W)
+    x, plus = draw(*shape) + draw(C, 1, 1), draw(*shape)
+    scale, shift = 1 + draw.shares(C), draw.floats(C)
+    x = draw.rounded(x.astype(np.float32))
+    y = ops.instance_norm_forward(x, scale, shift, EPSILON)
+    # Mean and variance take 1 + 3 operations for each number, what is made of them 3, a ReLU or a sum 1
+    passes = {
+        "forward": Pass({"y": ops.relu_forward(y)}, 8 * x.size, 0, 2 * x.size + 2 * C, RUN),
+        "residual": Pass({"y": y + plus}, 8 * x.size, 0, 3 * x.size + 2 * C, RUN),
+    }
+    return {"x": x, "scale": scale, "shift": shift, "plus": plus}, passes
+
+
+def global_average(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """The mean of each channel, of features behind a ReLU."""
+    x = np.maximum(draw(size.C, size.H, size.W), 0)
+    return {"x": x}, _forward(ops.global_average_forward(x).reshape(-1, 1, 1), x.size, x.size, RUN)
+
+
+def maxima(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """Max pooling that rounds up: an odd last row or column has windows of its own."""
+    x = draw(size.C, size.H, size.W)
+    even = ops.conv.pad(x, "replicate", ((0, size.H % 2), (0, size.W % 2)))
+    y, _ = ops.max_pool_forward(even)
+    return {"x": x}, _forward(y, 3 * y.size, x.size, 0)
+
+
+def resize(size: Size, draw: Draw) -> tuple[dict, dict]:
+    """To 3/2 of both sides: by the nearest, and between the four nearest."""
+    x, to = draw(size.C, size.H, size.W), resized(size)
+    nearest, bilinear = ops.resize_nearest_forward(x, *to), ops.resize_bilinear_forward(x, *to)
+    moved = x.size + nearest.size
+    # Three times (1 - t) a + t b
+    passes = {
+        "nearest": Pass({"y": nearest}, 0, 0, moved, 0),
+        "bilinear": Pass({"y": bilinear}, 9 * bilinear.size, 0, moved, 4),
+    }
+    return {"x": x}, passes
+
+
+def resized(size: Size) -> tuple[int, int]:
+    """Rows and columns after `resize`."""
+    return 3 * size.H // 2, 3 * size.W // 2
+
+
+def _forward(y: np.ndarray, operations: int, read: int, length: int) -> dict[str, Pass]:
+    return {"forward": Pass({"y": y}, operations, 0, read + y.size, length)}
+
+
 MAKERS: dict[str, Callable[[Size, Draw], tuple[dict, dict]]] = {
     "conv": conv,
     "pool": pool,
@@ -266,6 +354,13 @@ MAKERS: dict[str, Callable[[Size, Draw], tuple[dict, dict]]] = {
     "preprocess": preprocess,
     "adam": adam,
     "lbfgs": lbfgs,
+    "general-conv": general_conv,
+    "depthwise": depthwise,
+    "linear": linear,
+    "instance-norm": instance_norm,
+    "global-average": global_average,
+    "maxima": maxima,
+    "resize": resize,
 }
 
 

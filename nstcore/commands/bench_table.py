@@ -55,9 +55,9 @@ def extent(operation: Operation, size: Size) -> str:
         "filters": f"{size.K} filters",
         "kernel": f"{size.kernel}x{size.kernel} kernel",
         "stride": f"stride {size.stride}",
-        "upsample": f"enlarged {size.upsample} times" if size.upsample > 1 else "not enlarged",
+        "upsample": f"enlarged {size.upsample} times" if size.upsample > 1 else "",
     }
-    return ", ".join(words[option] for option in operation.options)
+    return ", ".join(filter(None, (words[option] for option in operation.options)))
 
 
 def where(device: str, machine: Machine, rounds: int) -> str:

@@ -96,7 +96,7 @@ class OnePass:
 
         studio, settings = self.studio, job.settings
         studio.check(job)
-        with job.held() as beat, Progress("%", name, self._quiet) as progress:
+        with job.held() as beat, Progress("it", name, self._quiet) as progress:
             if job.output != STANDARD:
                 files.discard_parts(job.output)
             weights, engine = self.network(settings), studio.engine(settings)

@@ -237,8 +237,8 @@ def _check_start(then: Any, studio: Studio, offline: bool, old: Path) -> None:
     known = then.get("sha256") if isinstance(then, Mapping) else None
     if known is not None and studio.networks.fast(FAST_WEIGHTS, offline).sha256 != known:
         raise WeightsError(
-            f"{FAST_WEIGHTS}: expected the network that painted the start of {old}, SHA-256 {str(known)[:12]}..., found "
-            "another; get that one, or take this with --anyway"
+            f"{FAST_WEIGHTS}: expected the network that painted the start of {old}, SHA-256 {str(known)[:12]}..., "
+            "found another; get that one, or take this with --anyway"
         )
 
 

@@ -4,7 +4,9 @@
         picture = g(t)
 
 f is VGG19 to relu4_1, g a decoder trained to turn its features back into a picture; means and standard deviations are
-those of each channel over its positions. Both reflect at the border, and the poolings of f round up.
+those of each channel over its M positions, variances divided by M (pytorch-AdaIN, whose weights these are, divides by
+M - 1: a ten-thousandth for a picture of 512 x 512, and less once the two are in one quotient). Both reflect at the
+border, and the poolings of f round up.
 
 References
 ----------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 
 from ..errors import OptionError
+from .layers import LAYERS
 from .losses import LOSSES
 from .network import NETWORK
 from .optimizers import OPTIMIZERS
@@ -19,7 +20,7 @@ from .topic import Topic
 __all__ = ["TOPICS", "Place", "Topic", "find", "where"]
 
 # In the order of the map: that of the data
-TOPICS: dict[str, Topic] = {**NETWORK, **STATISTICS, **LOSSES, **OPTIMIZERS}
+TOPICS: dict[str, Topic] = {**NETWORK, **STATISTICS, **LOSSES, **OPTIMIZERS, **LAYERS}
 
 
 def find(name: str) -> str:

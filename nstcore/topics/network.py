@@ -31,19 +31,20 @@ dpixels[order[c]] = range * dx[c] / std[c]""",
         source="Simonyan, Zisserman, ICLR 2015, section 2.1 (the mean); the rest is each weights file's own",
     ),
     "conv": Topic(
-        title="convolution: 3x3, stride 1, one position of border",
+        title="convolution: filters that slide over the picture and answer where they find their pattern",
         equation="""\
-y[k,p,q] = b[k] + sum_{c,r,s} w[k,c,r,s] xp[c,p+r,q+s]       r, s = 0, 1, 2
+y[k,p,q] = b[k] + sum_{c,r,s} w[k,c,r,s] xp[c,t*p+r,t*q+s]   r < R, s < S, stride t; VGG: R = S = 3, t = 1
 
-dxp[c,i,j]  = sum_{k,r,s} w[k,c,r,s] dy[k,i-r,j-s]           dy is 0 outside
-dx          = dxp without its border; a replicated border is added to the position that it copied
-dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,p+r,q+s]              not needed to paint: w and b are fixed""",
+dxp[c,i,j]  = sum_{k,r,s} w[k,c,r,s] dy[k,(i-r)/t,(j-s)/t]   where t divides both; dy is 0 outside
+dx          = dxp without its border; what copied a position of x, replicated or mirrored, is added to it
+dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,t*p+r,t*q+s]          not needed to paint: w and b are fixed""",
         book=(
             "nstcore.ops.conv_forward",
             "nstcore.ops.conv_backward",
             "nstcore.ops.conv_backward_filters",
             "nstcore.ops.conv.pad",
             "nstcore.ops.conv.unpad",
+            "nstcore.ops.conv.same_amounts",
         ),
         engines=(
             "nstcore.engines.cpu.layers.first_conv_forward",
@@ -52,7 +53,10 @@ dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,p+r,q+s]              not needed to paint
             "nstcore.engines.cpu.winograd.WinogradConv",
             "nstcore.engines.cpu.native.NativeNetwork._conv_forward",
             "nstcore.engines.cpu.native.NativeNetwork._step_backward",
+            "nstcore.engines.cpu.operations.NativeOperations._convolve",
             "nstcore.engines.cuda.conv.Convolution",
+            "nstcore.engines.cuda.general_conv.conv",
+            "nstcore.engines.cuda.general_conv.best",
         ),
         kernels=(
             "cuda/conv3x3/01_naive.cu",
@@ -62,13 +66,18 @@ dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,p+r,q+s]              not needed to paint
             "cuda/conv3x3/05_tensor_core_tf32.cu",
             "cuda/conv3x3/06_tensor_core_16bit.cu",
             "cuda/border/01_replicate.cu",
+            "cuda/conv/01_naive.cu",
+            "cuda/conv/02_register_tile.cu",
+            "cuda/conv/03_split_sum.cu",
             "cpu/winograd.c",
             "cpu/first.c",
             "cpu/border.c",
+            "cpu/direct.c",
+            "cpu/patch.c",
         ),
         tests=(
             _RIGHT,
-            "tests/test_ops.py::test_convolution_equals_its_sum_term_by_term",
+            "tests/test_ops_layers.py::test_a_convolution_equals_its_sum_term_by_term",
             "tests/test_ops.py::test_convolution_and_its_backward_are_adjoint",
             "tests/test_native.py::test_a_convolution_equals_the_book",
             "tests/test_cuda_conv.py::test_forward_agrees_with_the_book_at_either_border",
@@ -131,10 +140,19 @@ i = 0..3 are the values of one window; an odd last row or column belongs to none
         engines=(
             "nstcore.engines.cpu.layers.pool_forward",
             "nstcore.engines.cpu.layers.pool_backward",
+            "nstcore.engines.cpu.operations.NativeOperations.max_pool",
             "nstcore.engines.cuda.pool.forward",
             "nstcore.engines.cuda.pool.backward",
+            "nstcore.engines.cuda.resize.maxima",
         ),
-        kernels=("cuda/pool/01_naive.cu", "cuda/pool/02_vector.cu", "cpu/winograd.c", "cpu/taps.c"),
+        kernels=(
+            "cuda/pool/01_naive.cu",
+            "cuda/pool/02_vector.cu",
+            "cuda/maxima/01_direct.cu",
+            "cpu/winograd.c",
+            "cpu/taps.c",
+            "cpu/resize.c",
+        ),
         tests=(
             _RIGHT,
             "tests/test_ops.py::test_of_equal_values_max_pooling_chooses_the_first",

@@ -159,8 +159,8 @@ class Loop:
         return start(self.parts, self._content(rung.size), styles, blend, self.seed, painted)
 
     def _enlarged(self, pixels: np.ndarray, rung: Rung, objective: Objective) -> np.ndarray:
-        """What a smaller size has made, at the next one. Where the start was a picture of the content, as it is or as it
-        was painted in one pass, the detail of that is there again."""
+        """What a smaller size has made, at the next one. Where the start was the content, as it is or as it was painted
+        in one pass, the detail of that is there again."""
         enlarged = images.resize_pixels(pixels, rung.size)
         blend = objective.style_blend
         for name, at in (("content", self._content), (FAST, partial(self._in_one_pass, blend=blend))):
