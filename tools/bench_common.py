@@ -24,6 +24,13 @@ from nstcore.pretrained.places import cached_path
 ROOT = Path(__file__).resolve().parents[1]
 PAUSE = 0.1  # seconds: OpenBLAS keeps its idle threads spinning for some 30 ms
 CHEAP = 1.0  # seconds: a candidate that takes less has an untimed step before the timed one
+# Of PyTorch: name, channels_last, compiled
+FORMS = (
+    ("eager, NCHW", False, False),
+    ("eager, channels_last", True, False),
+    ("torch.compile, NCHW", False, True),
+    ("torch.compile, channels_last", True, True),
+)
 AGREE = 1e-3  # relative; all candidates are given the same problem
 
 
@@ -176,6 +183,18 @@ def torch_for(weights: Weights, threads: int) -> ModuleType | None:
             raise OptionError(f"weights {weights.name}: PyTorch has no {weights.pooling} pooling; take other weights")
         torch.set_num_threads(threads)
     return torch
+
+
+def first_call(step: Callable[[], object], form: str, compiled: bool) -> str | None:
+    """Call a form of PyTorch once; why it is not among the candidates, or None if it is."""
+    try:
+        step()
+    except Exception as error:  # torch.compile raises whatever its parts and the compiler do
+        if not compiled:
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"PyTorch {form}: not measured, it failed ({reason[:200]})"
+    return None
 
 
 def about(weights: Weights) -> list[str]:

@@ -6,7 +6,17 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from bench_common import Report, interleaved, median, milliseconds, pictures, planes, torch_or_none
+from bench_common import (
+    FORMS,
+    Report,
+    first_call,
+    interleaved,
+    median,
+    milliseconds,
+    pictures,
+    planes,
+    torch_or_none,
+)
 
 from nstcore import FastWeights, engines, fast, load_fast_weights
 from nstcore.errors import RunError, WeightsError
@@ -15,12 +25,6 @@ from nstcore.pretrained.fast import fast_tensors
 MODELS = ("magenta", "adain")
 STYLE = 256  # side of the style
 AGREE = 1e-3  # of a picture in [0, 1]: that all compute the same, not how exactly (tests/test_fast_torch.py has 1e-4)
-FORMS = (  # name, channels_last, compiled
-    ("eager, NCHW", False, False),
-    ("eager, channels_last", True, False),
-    ("torch.compile, NCHW", False, True),
-    ("torch.compile, channels_last", True, True),
-)
 
 Step = Callable[[], np.ndarray]
 
@@ -90,15 +94,11 @@ def torch_steps(
                 return peer.look(x).numpy().reshape(-1)
             return peer.paint(peer.tensor(x), vector)[0].numpy()
 
-        try:
-            step()
-        except Exception as error:  # torch.compile raises whatever its parts and the compiler do
-            if not compile_it:
-                raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            failures.append(f"PyTorch {form}: not measured, it failed ({reason[:200]})")
-            continue
-        steps[f"PyTorch {form}"] = step
+        failure = first_call(step, form, compile_it)
+        if failure is None:
+            steps[f"PyTorch {form}"] = step
+        else:
+            failures.append(failure)
     return steps, failures
 
 

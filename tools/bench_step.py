@@ -6,18 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from bench_common import Report, about, check_agreement, interleaved, median, milliseconds, pictures, planes, torch_for
+from bench_common import (
+    FORMS,
+    Report,
+    about,
+    check_agreement,
+    first_call,
+    interleaved,
+    median,
+    milliseconds,
+    pictures,
+    planes,
+    torch_for,
+)
 from bench_flops import work
 
 from nstcore import Objective, Weights
 
 PRODUCT = 3072  # side of the matrices whose product shows the machine's peak
-FORMS = (  # name, channels_last, compiled
-    ("eager, NCHW", False, False),
-    ("eager, channels_last", True, False),
-    ("torch.compile, NCHW", False, True),
-    ("torch.compile, channels_last", True, True),
-)
 
 
 def step_report(weights: Weights, sizes: list[int], threads: int, rounds: int, compiled: bool) -> Report:
@@ -95,15 +101,11 @@ def torch_steps(
             loss.backward()
             return loss.item()
 
-        try:
-            step()
-        except Exception as error:  # torch.compile raises whatever its parts and the compiler do
-            if not compile_it:
-                raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            failures.append(f"PyTorch {form}: not measured, it failed ({reason[:200]})")
-            continue
-        steps[f"PyTorch {form}"] = step
+        failure = first_call(step, form, compile_it)
+        if failure is None:
+            steps[f"PyTorch {form}"] = step
+        else:
+            failures.append(failure)
     return steps, failures
 
 
