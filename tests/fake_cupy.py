@@ -72,7 +72,7 @@ def fake_cupy(**facts):
     cupy = types.ModuleType("cupy")
     cupy.__version__ = "14.2.0"
     cupy.ndarray = FakeArray
-    cupy.launches, cupy.refuses, cupy.streams = [], None, []
+    cupy.launches, cupy.refuses, cupy.streams, cupy.captures = [], None, [], []
 
     class Device:
         def __init__(self, index=None):
@@ -86,6 +86,13 @@ def fake_cupy(**facts):
     class Stream:
         fails = None
         __enter__ = __exit__ = lambda self, *_: None
+
+        def begin_capture(self):
+            cupy.captures.append("begun")
+
+        def end_capture(self):
+            cupy.captures.append("ended")
+            return types.SimpleNamespace(launch=lambda stream: cupy.captures.append(stream))
 
         def synchronize(self):
             if self.fails:

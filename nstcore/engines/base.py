@@ -33,6 +33,7 @@ from .memory import free_memory
 from .operations import BookOperations, Operations
 
 Watcher = Callable[[str, str, float], object]  # (layer, pass, seconds)
+Evaluate = Callable[[Any], tuple[Any, Any]]
 FORWARD, BACKWARD = "forward", "backward"  # the two passes
 PIXELS = "pixels"  # the layer's name for the pre-processing
 _UNWATCHED = nullcontext()
@@ -125,6 +126,11 @@ class Network(ABC):
             Takes the place of the last one. A twin has one of its own.
         """
         self._watcher = watcher
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is told of every step."""
+        return self._watcher is not None
 
     def _timed(self, layer: str, direction: str) -> AbstractContextManager[None]:
         """What one step is computed within."""
@@ -238,6 +244,10 @@ class Network(ABC):
         return math.prod(vgg.shape(self.weights.architecture, tap, height, width))
 
 
+def _called(evaluate: Evaluate, x: Any) -> tuple[Any, Any]:
+    return evaluate(x)
+
+
 class Engine(ABC):
     """A device and a float type.
 
@@ -276,6 +286,11 @@ class Engine(ABC):
         """Single layers, for networks that are not VGG; the book's, where the engine has none of its own."""
         return BookOperations(self.dtype)
 
+    def repeated(self, network: Network) -> Callable[[Evaluate, Any], tuple[Any, Any]]:
+        """A way to call evaluate(x) -> (numbers, array) again and again, always the same function of another picture,
+        all of it computed by that network and this engine: at its simplest, just so."""
+        return _called
+
     def raised(self) -> Engine | None:
         """The same machine in the next higher precision, for numbers that this one does not hold; None if there is
         none that would help."""
@@ -307,7 +322,8 @@ class Engine(ABC):
         return ops.total_variation_forward(pixels, scale, diagonal)
 
     def block_mean(self, pixels: Any, k: int) -> Any:
-        """Means (3, ceil(H/k), ceil(W/k)) of the pixels' blocks of k x k, a new array: `ops.block_mean_forward`."""
+        """Means (3, ceil(H/k), ceil(W/k)) of the pixels' blocks of k x k: `ops.block_mean_forward`. The next ones of
+        that size may take their place."""
         return ops.block_mean_forward(pixels, k)
 
     def add_block_mean_gradient(self, dy: Any, k: int, gradient: Any) -> None:

@@ -186,6 +186,7 @@ class Objective:
             )
             for k in pyramid
         }
+        self._repeated = self.engine.repeated(self.network)
         self._content = self._content_targets(picture.pixels, picture.alpha)
         self._style = self._style_targets([s.pixels for s in styles], cache)
         self._protected: Any = None
@@ -277,7 +278,7 @@ class Objective:
         """
         if tuple(pixels.shape) != self.shape:
             raise ShapeError(f"pixels: expected {self.shape}, the content's (3, H, W), got {tuple(pixels.shape)}")
-        terms, gradient = self._at(self.composed(self.engine.asarray(pixels)))
+        terms, gradient = self._repeated(self._at, self.composed(self.engine.asarray(pixels)))
         if self._protected is not None:
             self.engine.vectors.combine(1.0, gradient, self._free, (), out=gradient)
         return terms, gradient

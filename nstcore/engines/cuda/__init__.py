@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import DeviceError
 from ...pretrained.weights import Weights
-from ..base import Engine
+from ..base import Engine, Network
 from . import block_mean
 from . import precision as precisions
 from .conv import PRODUCTION, RUNGS
@@ -22,6 +22,7 @@ from .losses import Losses
 from .network import CudaNetwork
 from .operations import CudaOperations
 from .precision import FLOAT32, TF32, Precision
+from .repeated import Repeated
 from .vectors import CudaVectors
 
 
@@ -65,6 +66,7 @@ class CudaEngine(Engine):
         self.precision = self.elements.name
         self.vectors = CudaVectors(device)
         self.losses = Losses(device, self.elements)
+        self._small: dict[tuple[int, ...], Any] = {}  # a step makes the same ones every time
 
     def raised(self) -> CudaEngine | None:
         if self.elements is FLOAT32:
@@ -80,6 +82,10 @@ class CudaEngine(Engine):
 
     def operations(self) -> CudaOperations:
         return CudaOperations(self.device, self.vectors)
+
+    def repeated(self, network: Network) -> Repeated:
+        assert isinstance(network, CudaNetwork)
+        return Repeated(self.device, self.losses, network)
 
     def array(self, a: np.ndarray) -> Any:
         return self.device.to_device(np.array(a, self.dtype, order="C"))
@@ -100,9 +106,11 @@ class CudaEngine(Engine):
         return self.losses.total_variation(pixels, scale, gradient, diagonal)
 
     def block_mean(self, pixels: Any, k: int) -> Any:
-        y = self.device.empty(block_mean.small(pixels.shape, k), np.float32)
-        block_mean.forward(self.device, pixels, k, y)
-        return y
+        shape = block_mean.small(pixels.shape, k)
+        if shape not in self._small:
+            self._small[shape] = self.device.empty(shape, np.float32)
+        block_mean.forward(self.device, pixels, k, self._small[shape])
+        return self._small[shape]
 
     def add_block_mean_gradient(self, dy: Any, k: int, gradient: Any) -> None:
         block_mean.backward(self.device, dy, k, gradient)

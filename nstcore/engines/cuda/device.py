@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,19 @@ from ..memory import free_memory
 from . import source
 from .precision import FLOAT32, Precision
 from .variants import options
+
+
+class CannotCapture(RuntimeError):
+    """What cannot be part of a graph was asked for while one was recorded."""
+
+
+class Graph(ABC):
+    """Launches, copies and fills that were recorded, with their arguments as they were."""
+
+    @abstractmethod
+    def launch(self) -> None:
+        """All of them again, in their order."""
+
 
 Array = Any  # of the device: cupy.ndarray, or the stand-in's
 Size = int | Sequence[int]
@@ -110,6 +124,7 @@ class Device(ABC):
 
     def __init__(self) -> None:
         self._kernels: dict[Any, Kernel] = {}
+        self._capturing = False
 
     def kernel(self, rung: str | source.Rung, function: str, precision: Precision = FLOAT32, **defines: int) -> Kernel:
         """A kernel of a rung, compiled with -DNAME=value for each of `defines`; kept for the next call."""
@@ -153,6 +168,18 @@ class Device(ABC):
     @abstractmethod
     def fill_bytes(self, a: Array, byte: int) -> None:
         """Set every byte of a C-contiguous array: 0 for zeros, 255 for NaN in any float type."""
+
+    @abstractmethod
+    def capture(self) -> AbstractContextManager[Graph]:
+        """What is launched, copied or filled within the block is recorded, not done; `Graph.launch` does it.
+
+        The arrays stay in use: they must live as long as the graph. Memory can neither be taken nor exchanged with the
+        host within it, nor waited for: that raises `CannotCapture`, and nothing has been recorded.
+        """
+
+    def _outside_capture(self, what: str) -> None:
+        if self._capturing:
+            raise CannotCapture(f"{what}: not while launches are recorded")
 
     def free_bytes(self) -> int | None:
         """Memory that new arrays may take; None where nobody knows."""

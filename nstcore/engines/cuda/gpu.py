@@ -11,7 +11,8 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from ...errors import DeviceError
 from . import nvrtc, source
 from .compile import Compiled, compile_rung
-from .device import Array, Device, Kernel
+from .device import Array, Device, Graph, Kernel
 from .precision import Precision
 
 OLDEST = 75  # Turing: what the kernels are compiled for and checked on from
@@ -151,6 +152,7 @@ class GpuDevice(Device):
         return a.data.ptr
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        self._outside_capture("new memory")
         dtype = np.dtype(dtype)
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         size = math.prod(shape) * dtype.itemsize
@@ -166,6 +168,7 @@ class GpuDevice(Device):
             return self.cupy.ndarray(shape, dtype, memptr=memory)
 
     def to_device(self, a: np.ndarray) -> Array:
+        self._outside_capture("an array of the host")
         a = np.asarray(a, order="C")
         out = self.empty(a.shape, a.dtype)
         if a.size:
@@ -176,6 +179,7 @@ class GpuDevice(Device):
 
     def to_host(self, a: Array) -> np.ndarray:
         self._check(a)
+        self._outside_capture("a result for the host")
         out = np.empty(a.shape, a.dtype)
         self.synchronize()
         if a.size:
@@ -201,7 +205,25 @@ class GpuDevice(Device):
             with self.gpu:
                 a.data.memset_async(byte, a.nbytes, self.stream)
 
+    @contextmanager
+    def capture(self) -> Iterator[GpuGraph]:
+        found = GpuGraph(self)
+        with self.gpu:
+            self.stream.begin_capture()
+            self._capturing = True
+            try:
+                yield found
+            except BaseException:
+                with suppress(RuntimeError):  # what was recorded is thrown away
+                    self.stream.end_capture()
+                raise
+            else:
+                found.graph = self.stream.end_capture()
+            finally:
+                self._capturing = False
+
     def synchronize(self) -> None:
+        self._outside_capture("a wait")
         try:
             with self.gpu:
                 self.stream.synchronize()
@@ -240,6 +262,23 @@ class GpuDevice(Device):
             raise TypeError(f"expected an array of {self.name}, got {type(a)}")
         if not a.flags.c_contiguous:
             raise TypeError(f"expected a C-contiguous array, got strides {a.strides} for shape {a.shape}")
+
+
+class GpuGraph(Graph):
+    """A CUDA graph: one launch for all that was recorded."""
+
+    def __init__(self, device: GpuDevice) -> None:
+        self.device = device
+        self.graph: Any = None
+
+    def launch(self) -> None:
+        device = self.device
+        try:
+            with device.gpu:
+                self.graph.launch(stream=device.stream)
+        except RuntimeError as error:
+            raise RuntimeError(f"{device.name}: the launch of a graph failed: {_line(error)}") from error
+        device.launched = "a graph"
 
 
 class GpuKernel(Kernel):

@@ -1,22 +1,27 @@
 """Losses and their gradients on a GPU: kernels/cuda/content, style, total_variation.
 
-A loss is a number that the host wants: each takes one pass over its arrays, which leaves a partial sum per block, a
-launch of one block that adds these in double, and a copy of 8 bytes. The gradient is written by the same pass.
+A loss is a number that the host wants: each takes one pass over its arrays, which leaves a partial sum per block, and a
+launch of one block that adds these in double. The gradient is written by the same pass. Reading a number waits for the
+GPU, so an evaluation may leave its losses there (`later`), and read them together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from ...errors import ShapeError
 from .device import Array, Device, Kernel
+from .later import Later
 from .precision import FLOAT32, PRECISIONS, Precision
 from .variants import Variant
 from .vectors import PIECES, THREADS, CudaVectors, pieces
 
 CONTENT, STYLE, VARIATION = "content/01_two_stage", "style/01_two_stage", "total_variation/01_two_stage"
+RESULTS = 512  # losses of one evaluation, at most: of some ten layers, levels and regions each
 TILE, ROWS = 32, 8  # of pack_style: a block of TILE x ROWS threads, -DROWS, per TILE x TILE elements
 TILE_HEIGHT = THREADS // 32  # of total_variation: TILE_HEIGHT x 32 pixels at a time
 
@@ -36,8 +41,9 @@ def _defines(rung: str) -> dict[str, int]:
 class Losses:
     """Content, style and total variation for the features of one precision.
 
-    Losses come back as Python floats. The terms of one 16-byte load are added in float32, all others in float64; with
-    those of the differences, weights and squares, a sum has at most 12 roundings by 2^-24. The same bits on every GPU.
+    Losses come back as Python floats, or as `Later`. The terms of one 16-byte load are added in float32, all others in
+    float64; with those of the differences, weights and squares, a sum has at most 12 roundings by 2^-24. The same bits
+    on every GPU.
 
     Parameters
     ----------
@@ -50,7 +56,8 @@ class Losses:
         self.device, self.precision = device, precision
         self._vectors = CudaVectors(device)
         self._pieces = device.empty(PIECES, np.float64)
-        self._total = device.empty(1, np.float64)
+        self._results = device.empty(RESULTS, np.float64)
+        self._used: int | None = None  # of the results, by numbers that are read later; None: each is read at once
 
     def squared_distance(self, F: Array, P: Array | None, w: Array | None = None) -> float:
         """sum w (F - P)^2 of elements, sum w F^2 for None: `ops.content_forward` with scale 1.
@@ -125,10 +132,38 @@ class Losses:
         self._kernel(CONTENT, "squared_distance", precision)(count, THREADS, F, P, w, self._pieces, F.size, N)
         return self._sum(CONTENT, precision, count)
 
-    def _sum(self, rung: str, precision: Precision, count: int) -> float:
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """Within it, losses come back as `Later`; `results` then knows them, until the next such block begins."""
+        self._used = 0
+        try:
+            yield
+        finally:
+            self._used = None
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it, numbers are known, whatever holds around it."""
+        used, self._used = self._used, None
+        try:
+            yield
+        finally:
+            self._used = used
+
+    def results(self) -> np.ndarray:
+        """All that lies on the device, in one copy."""
+        return self.device.to_host(self._results)
+
+    def _sum(self, rung: str, precision: Precision, count: int) -> Any:
         """The second stage: the sum of the pieces that a kernel of the same file has left."""
-        self._kernel(rung, "sum_pieces", precision)(1, THREADS, self._pieces, self._total, count)
-        return float(self.device.to_host(self._total)[0])
+        last = RESULTS - 1
+        place = last if self._used is None else self._used
+        kernel = self._kernel(rung, "sum_pieces", precision)
+        kernel(1, THREADS, self._pieces, self._results[place : place + 1], count)
+        if self._used is None or place == last:  # at once: as is asked for, or because there is no more room
+            return float(self.results()[place])
+        self._used += 1
+        return Later(lambda results: float(results[place]))
 
     def _kernel(self, rung: str, function: str, precision: Precision) -> Kernel:
         return self.device.kernel(rung, function, precision, **_defines(rung))

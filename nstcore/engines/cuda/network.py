@@ -83,6 +83,7 @@ class CudaNetwork(Network):
         self._scratch: Array = None
         self._pixels: Array = None
         self._there = False  # whether the features are those of the last forward
+        self.generation = 0  # of the buffers: another one, and what was recorded of them is void
 
     # -- filters --------------------------------------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class CudaNetwork(Network):
         always = (0, 2 * n + 1)
         E = self.precision.dtype
         plan.add("prepared", (height, width, PREPARED), E, 0, 1)
+        plan.add("input", (3, height, width), np.float32, *always)  # of a recorded evaluation
         plan.add("gradient", (3, height, width), np.float32, *always)
         for name, shape, first, last in lives(self.steps, self.taps, shapes):
             plan.add(name, shape, E, first, last)
@@ -157,6 +159,7 @@ class CudaNetwork(Network):
         # Before the new ones are made: never two sets at once
         self.size, self.buffers, self._grams, self._scratch = (0, 0), {}, {}, None
         self.buffers = plan.allocate(self.device)
+        self.generation += 1
         self._convolutions = {
             step.name: Convolution(
                 self.device,
@@ -215,7 +218,7 @@ class CudaNetwork(Network):
         gradient = self._backward(gradients, scale)
         if self.precision is FLOAT16:
             for _ in range(ATTEMPTS - 1):
-                if math.isfinite(self.losses.squared_sum(gradient)):
+                if not self._overflowed(gradient):
                     break
                 self.forward(self._pixels)  # a gradient was beyond float16; backward has used up the features
                 scale *= BACKED_OFF
@@ -309,7 +312,12 @@ class CudaNetwork(Network):
             self._add(step.name, gradients.get(step.name, ()), scale, False, g)
 
     def _loss_scale(self, gradients: Mapping[str, Sequence[TapGradient]]) -> float:
-        return loss_scale(gradients, self.buffers, self.losses)
+        with self.losses.at_once():
+            return loss_scale(gradients, self.buffers, self.losses)
+
+    def _overflowed(self, gradient: Array) -> bool:
+        with self.losses.at_once():
+            return not math.isfinite(self.losses.squared_sum(gradient))
 
     # -- statistics -----------------------------------------------------------------------------------------------
 

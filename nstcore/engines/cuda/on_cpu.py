@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from ...errors import DeviceError
 from ..cpu.team import available_cores
 from . import on_cpu_build, source
-from .device import Array, Device, Kernel
+from .device import Array, Device, Graph, Kernel
 from .precision import Precision
 
 ORDERS = ("ascending", "descending", "random")
@@ -66,6 +67,7 @@ class OnCpuDevice(Device):
         self, order: str = "ascending", build: str = "fast", threads: int | None = None, seed: int = 0
     ) -> None:
         super().__init__()
+        self._recorded: OnCpuGraph | None = None
         if order not in ORDERS or build not in on_cpu_build.BUILDS:
             raise ValueError(f"expected one of {ORDERS} and of {(*on_cpu_build.BUILDS,)}, got {order}, {build}")
         if reason := problem():
@@ -92,6 +94,7 @@ class OnCpuDevice(Device):
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> DeviceArray:
         """Every byte is 255, which is NaN in any float type; the allocation ends with the last element."""
+        self._outside_capture("new memory")
         sizes = (shape,) if isinstance(shape, int) else tuple(shape)
         kind = np.dtype(dtype)
         count, address = prod(sizes), ctypes.c_void_p()
@@ -113,23 +116,53 @@ class OnCpuDevice(Device):
     def to_host(self, a: Array) -> np.ndarray:
         if not self.owns(a):
             raise TypeError(f"expected an array of {self.name}, got {type(a)}")
+        self._outside_capture("a result for the host")
         return a._host.copy()
 
     def copy(self, source: Array, out: Array) -> None:
         if source.dtype != out.dtype or source.size != out.size:
             raise TypeError(f"copy: expected {out.size} of {out.dtype}, got {source.size} of {source.dtype}")
-        self._flat(out)[...] = self._flat(source)
+        here, there = self._flat(source), self._flat(out)
+        self._do(lambda: np.copyto(there, here))
 
     def fill_bytes(self, a: Array, byte: int) -> None:
-        self._flat(a).view(np.uint8)[...] = byte
+        there = self._flat(a).view(np.uint8)
+        self._do(lambda: there.fill(byte))
+
+    def _do(self, work: Callable[[], object]) -> None:
+        """At once, or when the graph that is recorded is launched."""
+        if self._recorded is None:
+            work()
+        else:
+            self._recorded.work.append(work)
 
     def _flat(self, a: Array) -> np.ndarray:
         if not self.owns(a) or not a.flags.c_contiguous:
             raise TypeError(f"expected a C-contiguous array of {self.name}, got {a!r}")
         return a._host.reshape(-1)
 
+    @contextmanager
+    def capture(self) -> Iterator[OnCpuGraph]:
+        self._recorded, self._capturing = OnCpuGraph(), True
+        try:
+            yield self._recorded
+        finally:
+            self._recorded, self._capturing = None, False
+
     def synchronize(self) -> None:
         """Launches are over when they return."""
+        self._outside_capture("a wait")
+
+
+class OnCpuGraph(Graph):
+    """What a GPU would have in a graph, as a list: nothing is computed before it is launched."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], object]] = []
+
+    def launch(self) -> None:
+        for work in self.work:
+            work()
 
 
 class OnCpuKernel(Kernel):
@@ -153,6 +186,10 @@ class OnCpuKernel(Kernel):
         values = [_value(a) for a in arguments]
         pointers = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
         asked = _Launch(grid, block, shared, ORDERS.index(device.order), device.threads, device.seed)
+        device._do(partial(self._run, asked, pointers, (values, arguments)))
+
+    def _run(self, asked: _Launch, pointers: Any, held: Any) -> None:
+        """`held` is what the pointers point to, and the arrays behind addresses: they live until then."""
         message = ctypes.create_string_buffer(1024)
         if self._function(ctypes.byref(asked), pointers, message, ctypes.c_size_t(len(message))):
             raise KernelError(f"{self.name}: {message.value.decode(errors='replace')}")

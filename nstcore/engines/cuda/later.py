@@ -1,0 +1,68 @@
+"""Numbers that a GPU has computed and the host has not read yet.
+
+Reading a number waits for everything that was launched before it. A loss is a sum of some ten of them, none of which
+its gradient depends on: so they are left where they are, sums and products are noted down, and all are read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+Numbers = np.ndarray
+
+
+class Later:
+    """A number that can be known once the device's results are on the host.
+
+    Sums, products and quotients with other numbers are such numbers again, computed then in the order in which they
+    were written down: the same bits as at once.
+
+    Parameters
+    ----------
+    value : callable (results) -> float
+        Results are float64, as `Losses` left them.
+    """
+
+    __array_ufunc__ = None  # NumPy's numbers leave the arithmetic to us
+
+    def __init__(self, value: Callable[[Numbers], float]) -> None:
+        self._value = value
+
+    def known(self, results: Numbers) -> float:
+        """The number."""
+        return self._value(results)
+
+    def __add__(self, other: Any) -> Later:
+        return Later(lambda results: self._value(results) + known(other, results))
+
+    def __radd__(self, other: Any) -> Later:
+        return Later(lambda results: known(other, results) + self._value(results))
+
+    def __mul__(self, other: Any) -> Later:
+        return Later(lambda results: self._value(results) * known(other, results))
+
+    def __rmul__(self, other: Any) -> Later:
+        return Later(lambda results: known(other, results) * self._value(results))
+
+    def __truediv__(self, other: Any) -> Later:
+        return Later(lambda results: self._value(results) / known(other, results))
+
+    def __float__(self) -> float:
+        raise TypeError("a number that lies on the device: it is known once the results have been read")
+
+    __bool__ = __float__  # type: ignore[assignment]
+
+
+def known(value: Any, results: Numbers) -> Any:
+    """The same with every number in it known: of a number, a dict, or a dataclass of such."""
+    if isinstance(value, Later):
+        return value.known(results)
+    if isinstance(value, dict):
+        return {name: known(item, results) for name, item in value.items()}
+    if hasattr(value, "__dataclass_fields__"):
+        return replace(value, **{f.name: known(getattr(value, f.name), results) for f in fields(value)})
+    return value

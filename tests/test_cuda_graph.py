@@ -1,0 +1,256 @@
+"""Evaluations in one graph, their losses read together: the same bits as launch by launch, on the CPU's stand-in."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from conftest import random_weights, smooth_picture
+from fake_cupy import fake_cupy
+
+from nstcore import Objective
+from nstcore.engines.cuda import CudaEngine, gpu
+from nstcore.engines.cuda.device import CannotCapture
+from nstcore.engines.cuda.later import Later, known
+from nstcore.engines.cuda.on_cpu import OnCpuDevice, problem
+
+LAYERS = {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 0.5}}
+SIZE = (32, 36)
+pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(deepest="conv2_1")
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.ascontiguousarray(smooth_picture(*SIZE, seed).transpose(2, 0, 1), np.float32)
+
+
+class Counted:
+    """A device's read-backs and launches."""
+
+    def __init__(self, device: OnCpuDevice, monkeypatch) -> None:
+        self.reads = self.graphs = 0
+        to_host, capture = device.to_host, device.capture
+
+        def reading(a):
+            self.reads += 1
+            return to_host(a)
+
+        def capturing():
+            self.graphs += 1
+            return capture()
+
+        monkeypatch.setattr(device, "to_host", reading)
+        monkeypatch.setattr(device, "capture", capturing)
+
+
+def objective(weights, engine: CudaEngine, **options) -> Objective:
+    return Objective(weights, smooth_picture(*SIZE, 7), smooth_picture(40, 34, 8), engine=engine, **LAYERS | options)
+
+
+def launched(weights, precision: str, **options):
+    """The same objective, launch by launch, every loss read at once."""
+    engine = CudaEngine(OnCpuDevice(), precision)
+    found = objective(weights, engine, **options)
+    found._repeated = lambda evaluate, x: evaluate(x)
+    return found
+
+
+def evaluated(of: Objective, x: np.ndarray):
+    terms, gradient = of(of.engine.array(x))
+    return asdict(terms), of.engine.numpy(gradient)
+
+
+def assert_the_same(a, b) -> None:
+    assert a[0] == b[0]
+    np.testing.assert_array_equal(a[1], b[1])
+
+
+WAYS = {
+    "plain": {},
+    "a pyramid": {"pyramid": (2,)},
+    "no tv": {"tv_weight": 0.0},
+    "average pooling": {"pooling": "average"},
+    "gatys2016": {"convention": "gatys2016"},
+    "protected": {"protect": np.pad(np.ones((16, 36)), ((16, 0), (0, 0)))},
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_a_graph_gives_the_bits_of_its_launches(weights, precision):
+    engine = CudaEngine(OnCpuDevice(), precision)
+    mine, plain = objective(weights, engine), launched(weights, precision)
+    for seed in (0, 1, 2, 1):
+        assert_the_same(evaluated(mine, pixels(seed)), evaluated(plain, pixels(seed)))
+    assert mine._repeated._graph is not None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_graphs_hold_for_every_kind_of_objective(weights, way, monkeypatch):
+    device = OnCpuDevice()
+    counted = Counted(device, monkeypatch)
+    mine, plain = (
+        objective(weights, CudaEngine(device, "float32"), **WAYS[way]),
+        launched(weights, "float32", **WAYS[way]),
+    )
+    for seed in range(3):
+        before = counted.reads
+        terms, gradient = mine(mine.engine.array(pixels(seed)))
+        assert counted.reads == before + 1, "every evaluation reads once"
+        assert_the_same((asdict(terms), mine.engine.numpy(gradient)), evaluated(plain, pixels(seed)))
+    assert counted.graphs == 1, "recorded once"
+    assert mine._repeated._graph is not None
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("float16", {}),
+        ("float32", {"style_loss": "w2"}),
+        ("float32", {"style_loss": "mean-std"}),
+        ("float32", {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2}),
+    ],
+)
+def test_what_needs_a_number_on_its_way_is_launched_every_time(weights, precision, options, monkeypatch):
+    device = OnCpuDevice()
+    counted = Counted(device, monkeypatch)
+    mine, plain = objective(weights, CudaEngine(device, precision), **options), launched(weights, precision, **options)
+    for seed in range(4):
+        assert_the_same(evaluated(mine, pixels(seed)), evaluated(plain, pixels(seed)))
+    assert counted.graphs == 1, "tried once"
+    assert mine._repeated._graph is None
+
+
+def test_a_number_that_is_none_arrives(weights):
+    mine = objective(weights, CudaEngine(OnCpuDevice(), "float32"))
+    for _ in range(3):
+        broken = pixels(0)
+        broken[1, 5, 5] = np.nan
+        terms, _ = mine(mine.engine.array(broken))
+        assert np.isnan(terms.total)
+        assert np.isfinite(mine(mine.engine.array(pixels(0)))[0].total)
+
+
+def test_new_buffers_void_the_graph(weights):
+    """Two objectives of two sizes, one network: as on a ladder, and back."""
+    engine = CudaEngine(OnCpuDevice(), "float32")
+    first = objective(weights, engine)
+    for seed in range(3):
+        evaluated(first, pixels(seed))
+    graph = first._repeated._graph
+    large = np.ascontiguousarray(smooth_picture(40, 36, 3).transpose(2, 0, 1), np.float32)
+    second = Objective(
+        weights, smooth_picture(40, 36, 1), smooth_picture(40, 34, 8), engine=engine, network=first.network, **LAYERS
+    )
+    expected = launched(weights, "float32")
+    evaluated(second, large)
+    assert_the_same(evaluated(first, pixels(1)), evaluated(expected, pixels(1)))
+    assert_the_same(evaluated(first, pixels(2)), evaluated(expected, pixels(2)))
+    assert first._repeated._graph not in (None, graph)
+
+
+def test_a_watched_evaluation_is_launched_step_by_step(weights):
+    mine = objective(weights, CudaEngine(OnCpuDevice(), "float32"))
+    expected = [evaluated(mine, pixels(seed)) for seed in (0, 1, 2)][1]
+    seen: list[str] = []
+    mine.network.watch(lambda layer, *_: seen.append(layer))
+    assert_the_same(evaluated(mine, pixels(1)), expected)
+    assert "conv2_1" in seen
+    mine.network.watch(None)
+    seen.clear()
+    assert_the_same(evaluated(mine, pixels(1)), expected)
+    assert not seen
+
+
+def test_the_gradient_of_one_picture_is_not_that_of_the_next(weights):
+    """The graph reads its own copy of the picture: the caller may change his at once."""
+    mine = objective(weights, CudaEngine(OnCpuDevice(), "float32"))
+    x = mine.engine.array(pixels(0))
+    found = [evaluated(mine, pixels(0)) for _ in range(3)]
+    mine(x)
+    mine.engine.vectors.fill(x, 0.0)
+    assert_the_same(evaluated(mine, pixels(0)), found[0])
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_happens_while_launches_are_recorded():
+    device = OnCpuDevice()
+    a, b = device.to_device(np.arange(4.0)), device.to_device(np.zeros(4))
+    with device.capture() as graph:
+        device.copy(a, b)
+        device.fill_bytes(a, 0)
+    assert (device.to_host(b) == 0).all()
+    graph.launch()
+    np.testing.assert_array_equal(device.to_host(b), np.arange(4.0))
+    assert (device.to_host(a) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda d, a: d.to_host(a),
+        lambda d, a: d.to_device(np.zeros(3)),
+        lambda d, a: d.empty(3, np.float32),
+        lambda d, a: d.synchronize(),
+    ],
+)
+def test_what_a_graph_cannot_hold_is_refused_and_the_device_goes_on(forbidden):
+    device = OnCpuDevice()
+    a = device.to_device(np.ones(4))
+    with pytest.raises(CannotCapture), device.capture():
+        forbidden(device, a)
+    forbidden(device, a)
+
+
+def test_a_gpu_records_on_its_stream_and_launches_on_it(monkeypatch):
+    cupy = fake_cupy()
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    gpu._problem.cache_clear()
+    device = gpu.GpuDevice()
+    a = device.to_device(np.ones(4))
+    with device.capture() as graph:
+        assert cupy.captures == ["begun"]
+        for forbidden in (lambda: device.to_host(a), lambda: device.empty(3, np.float32), device.synchronize):
+            with pytest.raises(CannotCapture):
+                forbidden()
+    assert cupy.captures == ["begun", "ended"]
+    graph.launch()
+    assert cupy.captures == ["begun", "ended", device.stream]
+    with pytest.raises(ValueError, match="broken"), device.capture():
+        raise ValueError("broken")
+    assert cupy.captures[3:] == ["begun", "ended"], "a recording that breaks off is ended"
+    device.to_host(a)
+    gpu._problem.cache_clear()
+
+
+# -- numbers that are known later ----------------------------------------------------------------------------------
+
+
+def test_sums_products_and_quotients_are_known_once_the_results_are():
+    a, b = (Later(lambda results, i=i: float(results[i])) for i in (0, 1))
+    results = np.array([3.0, 5.0])
+    for number, expected in (
+        (a + b, 8.0),
+        (1 + a, 4.0),
+        (a + 1.5, 4.5),
+        (2 * a * b, 30.0),
+        (np.float64(2) * a, 6.0),
+        (a / 2, 1.5),
+        (a / b, 0.6),
+        (sum([a, b]), 8.0),
+    ):
+        assert number.known(results) == expected
+    assert known({"a": a, "b": [1]}, results) == {"a": 3.0, "b": [1]}
+
+
+@pytest.mark.parametrize("use", [float, bool, lambda a: a > 1, lambda a: np.isfinite(a), lambda a: f"{a:g}"])
+def test_a_number_that_is_not_known_yet_cannot_be_used_as_one(use):
+    with pytest.raises(TypeError):
+        use(Later(lambda results: 1.0))
