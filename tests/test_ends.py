@@ -25,7 +25,7 @@ from conftest import ROOT
 
 from nstcore import images
 from nstcore.commands.ends import Ends
-from nstcore.commands.studio import Studio
+from nstcore.commands.networks import Networks
 from nstcore.errors import Stopped
 
 PAIR = ("photos/a.png", "art/x.png", "-o", "out.png")
@@ -100,7 +100,7 @@ def test_before_there_is_anything_to_keep_the_first_signal_leaves(desk, capfd, m
         os.kill(os.getpid(), number)
         raise AssertionError("it has not left")
 
-    monkeypatch.setattr(Studio, "_load", load)
+    monkeypatch.setattr(Networks, "_load_vgg", load)
     assert run(*PAIR) == code
     assert capfd.readouterr().err == "nstcore: interrupted before there was anything to keep\n"
     assert there() == set()
@@ -179,7 +179,7 @@ def test_a_job_whose_settings_have_changed_begins_anew_and_keeps_the_snapshot(de
 
 def test_a_job_before_it_has_begun_is_the_first_that_is_left(desk, capfd, monkeypatch):
     Path("jobs.toml").write_text(f"[defaults]\n{table()}\n{GRID}")
-    monkeypatch.setattr(Studio, "_load", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Networks, "_load_vgg", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main("run", "--jobs", "jobs.toml") == 143
     said = capfd.readouterr()
     assert said.out.strip().endswith("1 interrupted, 3 not begun")

@@ -146,9 +146,9 @@ def test_ctrl_c_in_the_second_picture_leaves_the_first_as_it_is(desk, at):
 
 
 def test_ctrl_c_before_the_first_evaluation_leaves_nothing(desk, monkeypatch, capfd):
-    from nstcore.commands.studio import Studio
+    from nstcore.commands.networks import Networks
 
-    monkeypatch.setattr(Studio, "_load", lambda *_: interrupt())
+    monkeypatch.setattr(Networks, "_load_vgg", lambda *_: interrupt())
     assert main("texture", "art/x.png", *QUICK) == 130
     assert capfd.readouterr().err == "nstcore: interrupted before there was anything to keep\n"
     assert there() == set()

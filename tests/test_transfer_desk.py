@@ -247,13 +247,13 @@ def test_a_mixture_is_the_weighted_sum_of_its_parts():
     content, styles = CONTENT.transpose(2, 0, 1), [STYLE.transpose(2, 0, 1)]
     parts = start.parts_of("content=3,gray=1")
     assert parts == {"content": 0.75, "gray": 0.25}
-    mixture = start.start(parts, content, styles, (1.0,), 0)
+    mixture = start.start(parts, content, styles, (1.0,), 0, pytest.fail)
     np.testing.assert_allclose(mixture, 0.75 * content + 0.125, atol=1e-6)
 
 
 def test_noise_of_the_styles_statistics_has_its_mean_and_covariance():
     style = 0.35 + 0.3 * STYLE.transpose(2, 0, 1)
-    noise = start.start({"statistics": 1.0}, np.zeros((3, 200, 200)), [style], (1.0,), 0).reshape(3, -1)
+    noise = start.start({"statistics": 1.0}, np.zeros((3, 200, 200)), [style], (1.0,), 0, pytest.fail).reshape(3, -1)
     np.testing.assert_allclose(noise.mean(1), style.reshape(3, -1).mean(1), atol=0.01)
     expected = np.cov(style.reshape(3, -1))
     assert np.abs(np.cov(noise) - expected).max() < 0.05 * expected.max()

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         if named is None:
             studio.say(f"The example pair: {content}, {styles[0]}")
         one_pass = OnePass(studio, args.model, args.weights, strength, args.quiet)
-        if content != STANDARD and content.is_dir():
+        if content != STANDARD and os.path.isdir(content):
             return _folder(content, styles, output, given, studio, one_pass)
         job = Job(content, styles, output or _default_output(content, styles[0]), settings)
         result = one_pass.paint(job, announce=True)
@@ -95,10 +95,10 @@ def _folder(
 ) -> int:
     """Every picture of a folder into another."""
     target = output or new_name(Path(), f"{folder.resolve().name}-fast", "")
-    if target == STANDARD or (target.exists() and not target.is_dir()):
+    if target == STANDARD or (os.path.exists(target) and not os.path.isdir(target)):
         shown = "standard output" if target == STANDARD else f"the file {target}"
         raise OutputError(f"--output: expected a folder for the pictures of {folder}, got {shown}")
-    if target.is_dir() and target.samefile(folder):
+    if os.path.isdir(target) and target.samefile(folder):
         raise OutputError(f"{target}: expected another folder than that of the contents, got the same")
     jobs = _jobs(_found(folder), styles, target, given)
     studio.open(styles, jobs[0].settings, {"weights"})
