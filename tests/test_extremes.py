@@ -87,7 +87,7 @@ def test_every_style_loss_takes_flat_pictures(weights, device, precision, loss):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("device", "precision"), [e for e in EVERY if e[1] != "float64"])
+@pytest.mark.parametrize(("device", "precision"), [e for e in EVERY if e[1] not in ("float64", "bfloat16")])
 def test_a_strip_of_16_by_thousands_of_pixels_is_painted(weights, device, precision):
     width = (1024 if precision == "float32" else 512) if device == "cuda-on-cpu" else 4096  # the stand-in is slow
     content = smooth_picture(16, width, 1)

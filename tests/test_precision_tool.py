@@ -23,9 +23,14 @@ needs_stand_in = pytest.mark.skipif(on_cpu.problem() is not None, reason=str(on_
 
 @pytest.fixture
 def study():
-    """A small network with the usual layers, on small pictures."""
-    content, style = (smooth_picture(32, 36, seed).astype(np.float32) for seed in (1, 2))
-    return lambda precisions, steps=0: Study(random_weights(), content, style, "cuda-on-cpu", precisions, steps, half=2)
+    """A few layers and small pictures."""
+    content, style = (smooth_picture(22, 26, seed).astype(np.float32) for seed in (1, 2))
+    layers = {"content_layers": ["relu2_1"], "style_layers": ["relu1_1", "relu1_2"]}
+
+    def make(precisions, steps=0):
+        return Study(random_weights(), content, style, "cuda-on-cpu", precisions, steps, half=2, **layers)
+
+    return make
 
 
 @needs_stand_in
@@ -38,9 +43,9 @@ def test_float32_is_the_book_within_rounding_at_every_picture(study):
         assert 0 < e.gradient <= 1e-4
         assert e.free_gradient <= 5e-3
         assert e.loss <= e.free_loss + 1e-4
-        assert set(e.terms) == {"relu4_2", "relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"}
+        assert set(e.terms) == {"relu2_1", "relu1_1", "relu1_2"}
         assert all(0 <= error <= 1e-3 for error in e.terms.values())
-    assert found[0].terms["relu4_2"] == 0  # the content at itself
+    assert found[0].terms["relu2_1"] == 0  # the content at itself
 
 
 @pytest.mark.slow
@@ -112,14 +117,14 @@ def test_paintings_are_apart_by_levels_and_decibels():
 
 
 def test_every_error_is_in_the_tables():
-    terms = {"relu4_2": 0.0, "relu1_1": 1.25e-3}
+    terms = {"relu4_2": 0.0, "relu1_1": 1.26e-3}
     found = [Errors("noise", "tf32", 1e-1, 2e-2, 3e-3, 4e-4, 5e-5, 6e-6, terms)]
     assert "| noise | tf32 | 1.0e-01 | 2.0e-02 | 3.0e-03 | 4.0e-04 | 5.0e-05 | 6.0e-06 |" in precision.error_table(
         found
     )
     table = precision.term_table(found)
     assert "| picture | precision | relu4_2 (content) | relu1_1 (style) |" in table
-    assert "| noise | tf32 | 0.0e+00 | 1.2e-03 |" in table
+    assert "| noise | tf32 | 0.0e+00 | 1.3e-03 |" in table
 
 
 def test_the_sheet_shows_every_painting_and_its_difference():
