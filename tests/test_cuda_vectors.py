@@ -91,6 +91,9 @@ class Case:
         v.combine(-0.25, end, None, self.c, *many, out=end)
         found["steepest"] = new()
         v.combine(-0.25, g, None, (), out=found["steepest"])
+        found["mixed"], found["mixed, free"] = new(self.reads[1]), new()
+        v.combine(0.25, found["mixed"], None, (0.75,), x, out=found["mixed"])
+        v.combine(0.25, g, free, (0.75,), x, out=found["mixed, free"])
         found["x"], found["m"], found["v"] = new(read_x), new(read_d), new(abs(read_x_next))
         v.adam(found["x"], g, found["m"], found["v"], **ADAM)
         return found
@@ -114,6 +117,8 @@ class Case:
             "step without bounds": 2 * UNIT * (x + 0.375 * d),
             **dict.fromkeys(("combined, all", "combined, all, in place"), (len(many) + 2) * UNIT * terms),
             "combined, free": (len(many) + 2) * UNIT * terms * free,
+            "mixed": 3 * UNIT * (0.25 * g + 0.75 * x),
+            "mixed, free": 3 * UNIT * (0.25 * g + 0.75 * x) * free,
         }
         beta, (k1, k2) = ADAM["betas"][0], ADAM["corrections"]
         mean = beta * d + (1 - beta) * g

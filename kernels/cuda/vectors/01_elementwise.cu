@@ -74,6 +74,27 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   store_part(out + i, sum, n - i);
 }
 
+// The same of at most one array, v, which may be null: without tables, which would have to reach the device first
+extern "C" __global__ void __launch_bounds__(THREADS)
+    combine_one(float a, const float* q, const float* free, float coefficient, const float* v, float* out, int64_t n) {
+  THIS_VECTOR(i);
+  float sum[VECTOR], other[VECTOR];
+  load_part(sum, q + i, n - i);
+#pragma unroll
+  for (int e = 0; e < VECTOR; ++e) sum[e] *= a;
+  if (v) {
+    load_part(other, v + i, n - i);
+#pragma unroll
+    for (int e = 0; e < VECTOR; ++e) sum[e] += coefficient * other[e];
+  }
+  if (free) {
+    load_part(other, free + i, n - i);
+#pragma unroll
+    for (int e = 0; e < VECTOR; ++e) sum[e] *= other[e];
+  }
+  store_part(out + i, sum, n - i);
+}
+
 // rest = 1 - beta, rate = learning rate / correction 1, scale = 1 / correction 2: from the host, in double
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(float* x, const float* g, float* m, float* v, float beta1, float rest1, float beta2, float rest2, float rate,

@@ -159,13 +159,15 @@ class CudaVectors(Vectors):
         n, count = self._size(q, *_given(free), *arrays, out), len(arrays)
         if len(coefficients) != count:
             raise ValueError(f"coefficients: expected one for each of {count} arrays, got {len(coefficients)}")
-        addresses = numbers = None
-        if count:  # one copy for both
-            table = np.zeros(count + _ceil(count, 2), np.int64)
-            table[:count] = self._addresses(*arrays)
-            table[count:].view(np.float32)[:count] = coefficients
-            addresses = self.device.to_device(table)
-            numbers = addresses[count:].view(np.float32)
+        if count <= 1:
+            coefficient, array = (coefficients[0], arrays[0]) if count else (0.0, None)
+            self._elementwise("combine_one", n, a, q, free, coefficient, array, out)
+            return
+        table = np.zeros(count + _ceil(count, 2), np.int64)  # one copy for both
+        table[:count] = self._addresses(*arrays)
+        table[count:].view(np.float32)[:count] = coefficients
+        addresses = self.device.to_device(table)
+        numbers = addresses[count:].view(np.float32)
         self._elementwise("combine", n, a, q, free, numbers, addresses, count, out)
 
     # -- a step of Adam -------------------------------------------------------------------------------------------
