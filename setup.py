@@ -142,7 +142,7 @@ setup(
         "nstcore": ["py.typed", "examples/*", "recipes/*.toml"],
         "nstcore.report": ["*.html", "*.css", "*.js"],
         "nstcore._cuda_on_cpu": ["*.md", "*.h"],
-        "nstcore._kernels": ["*.md", "cpu/*.[ch]", "cuda/*.cuh", "cuda/*/*.cu", "cuda/*/*.cuh"],
+        "nstcore._kernels": ["*.md", "*.json", "cpu/*.[ch]", "cuda/*.cuh", "cuda/*/*.cu", "cuda/*/*.cuh"],
         "nstcore._weights": ["*.md", "*.h5", "*.toml"],
     },
 )

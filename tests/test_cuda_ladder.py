@@ -88,7 +88,8 @@ def test_the_table_has_what_every_form_takes():
     fresh = compile_kernels.rows(compile_kernels.compile_all(ALL, [80]), [80])
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if re.match(r"\| \**\w+/", line)]
     place = compile_kernels.ARCHITECTURES.index(80)
-    assert [(*line[:4], (line[4].split() * 6)[place], line[5], line[6], line[7]) for line in lines] == fresh
+    written = [(*line[:4], (line[4].split() * 6)[place], line[5], line[6], line[7]) for line in lines]
+    assert [row for row in written if row[4] != "-"] == fresh  # a rung may be for another architecture alone
 
 
 def test_the_table_was_made_from_these_sources():

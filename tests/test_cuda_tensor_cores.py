@@ -13,14 +13,14 @@ from cuda_devices import elements, floats, unwritten
 from cuda_sanitized import run_sanitized
 
 from nstcore import ops
-from nstcore.engines.cuda import conv, source
+from nstcore.engines.cuda import conv, source, tiles
 from nstcore.engines.cuda.conv import PRODUCTION, RUNGS, Launch, Pass
 from nstcore.engines.cuda.gram import Grams, gram_backward
 from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice
 from nstcore.engines.cuda.precision import PRECISIONS, Precision, from_elements, to_elements
 
 TF32 = PRECISIONS["tf32"]
-TILES = tuple(conv.TENSOR_TILES)
+TILES = tuple(tiles.TILES)
 # One of everything; aligned and not; a chunk that holds several taps, one that ends inside a tap; as many positions and
 # channels as a tile has, and one more or less
 SIZES = [
@@ -119,12 +119,11 @@ def test_large_layers_both_ways(machine, precision, size):
 
 def test_small_layers_get_small_tiles_and_large_ones_large_tiles():
     def tile(*shape: int) -> tuple[int, int]:
-        defines = RUNGS[PRODUCTION["tf32"]].launch(Pass(*shape, TF32)).defines
-        return defines["TILE_M"], defines["TILE_N"]
+        return tiles.predicted(Pass(*shape, TF32)).tile
 
     assert tile(512, 512, 128, 128) == (128, 128)
     assert tile(64, 64, 512, 512) == (128, 64)  # a tile of 128 channels would be half empty
-    assert tile(512, 512, 16, 16) == (64, 64)  # 8 blocks of 128 x 128 would leave most multiprocessors idle
+    assert tile(8, 512, 16, 16) == (64, 64)  # 8 blocks of 128 x 128 would leave most multiprocessors idle
     assert tile(512, 513, 128, 128) == (64, 64)  # not aligned: more to keep in registers
 
 

@@ -48,7 +48,7 @@ def compile_all(
     nvrtc.CompileError
         For the first source that does not compile.
     """
-    jobs = [(v, a) for v in variants for a in architectures if a >= v.architecture]
+    jobs = [(v, a) for v in variants for a in architectures if v.runs_on(a)]
 
     def run(job: tuple[Variant, int]) -> dict[str, Resources]:
         variant, architecture = job
@@ -126,7 +126,7 @@ def content(results: Results, architectures: Sequence[int], every_form: bool = F
         f"`python tools/compile_kernels.py --write` with {nvrtc.find()}, of sources {fingerprint()}. In bold what the "
         "engine launches unless told otherwise. A form is a precision and the options that go with it, such as the "
         f"sides of a tile; figures are the most that any form takes. Registers of a thread for {names} (one figure "
-        "where all agree, - where no form is for so old a GPU); bytes of shared memory of a block, declared, and the "
+        "where all agree, - where no form is for such a GPU); bytes of shared memory of a block, declared, and the "
         "most that a launch of the rung adds; bytes of spill stores + loads."
     )
     header = (*HEADER[:3], "options" if every_form else "forms", *HEADER[4:])

@@ -4,6 +4,8 @@ the layers of one-pass networks and a whole pass."""
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from bench_common import median, pictures, planes, torch_or_none
+from bench_common import ROOT, median, pictures, planes, torch_or_none
 from bench_fast import weights_for
 
 from nstcore import FastWeights, Objective, Weights, engines, fast, vgg
@@ -35,6 +37,7 @@ STYLE = 256  # side of the picture that a look is of
 BOOK = 64  # side of those that the book sees and paints, too
 # Most that pixels in [0, 1] may be apart; with factors rounded to TF32 on a CPU they were 1e-2
 PAINTED = {"the book": 1e-4, "float32": 1e-3, "tf32": 2e-2}
+TRIAL = 100  # seconds for a rung that may not come to an end
 SMALL = 12  # of a quick rehearsal: positions and channels of a layer, sides of pictures
 
 
@@ -125,6 +128,9 @@ def layers(device: Device, size: int, rounds: int, quick: bool, budget: Budget) 
     """Forward and backward of every rung at every kind of layer."""
     found = []
     for short, precision in ladder(quick):
+        if why := unfit(device, short, precision):
+            budget.leave_out(f"conv3x3/{short}", why)
+            continue
         lasted = 0.0
         for name, C, K, side in islice(shapes(size), 2 if quick else None):
             if device.architecture < precision.architecture or not budget.allows(lasted, f"{short} {name}"):
@@ -138,6 +144,26 @@ def layers(device: Device, size: int, rounds: int, quick: bool, budget: Budget) 
                 print(f"{name} {side}x{side} {direction} {short} {precision.name}: {rate:.0f} GFLOP/s", flush=True)
             lasted = time.monotonic() - start
     return found
+
+
+def unfit(device: Device, short: str, precision: Precision) -> str | None:
+    """Why a rung for one kind of GPU alone is left out: this is another; it is wrong; it does not come to an end.
+
+    It is tried in a process of its own: after a kernel that fails, nothing else works in the same one.
+    """
+    only = conv.RUNGS[short].only
+    if only is None:
+        return None
+    if device.architecture != only:
+        return f"for sm_{only} alone, this is sm_{device.architecture}"
+    options = f"--rung {short} --precision {precision.name} --device {device.kind} --size 9x15 --channels 72"
+    command = [sys.executable, "-m", "nstcore", "bench", "conv", *options.split(), "--rounds", "1", "--quiet"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TRIAL)
+    except subprocess.TimeoutExpired:
+        return f"not done after {TRIAL} s"
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return f"it failed: {said[-1]}" if done.returncode else None
 
 
 def passes(

@@ -21,17 +21,11 @@
 #ifndef STAGES
 #define STAGES 3
 #endif
-#ifndef ALIGNED
-#define ALIGNED 1
-#endif
 
 constexpr int THREADS = 128;
 constexpr int ROW_BYTES = 64;
-constexpr int CHUNK = ROW_BYTES / (int)sizeof(element);       // elements of k
-constexpr int PIECE = ELEMENTS_PER_16_BYTES;                  // elements that stay together: one row of ldmatrix
-constexpr int UNIT = ALIGNED ? PIECE : 1;                     // elements of one copy
-constexpr int UNITS = CHUNK / UNIT;                           // of a row: neighbouring threads copy neighbouring units
-constexpr int ROWS_AT_ONCE = THREADS / UNITS;                 // that the block copies in one go
+#include "tile_copies.cuh"
+
 constexpr int WARP_M = TILE_M / 2, WARP_N = TILE_N / 2;       // of D, in one warp
 constexpr int MI = WARP_M / 16, NJ = WARP_N / 8;              // of D, in tiles of one mma
 constexpr int STAGE_BYTES = (TILE_M + TILE_N) * ROW_BYTES;    // A's rows, then B's
@@ -42,44 +36,6 @@ static_assert(STAGES >= 3, "the stage that is written is neither read now nor by
 static_assert(STAGES * STAGE_BYTES >= 4 * 16 * RESULT_PITCH * 4, "the results pass through the stages' memory");
 
 typedef float sums[MI][NJ][4];
-
-// ---- global to shared memory ---------------------------------------------------------------------------------------
-
-// Byte in a tile where a piece (16 bytes; 0 to 3) of a row lies. ldmatrix reads one piece of 8 rows at a time. Rows are
-// 64 bytes apart, half of the 32 banks, so unpermuted the 8 pieces would meet in two groups of 4 banks. Exclusive-or
-// with half the row's number sends them to all eight: the first bank is 16 (row & 1) + 4 (piece ^ (row / 2 & 3)).
-__device__ __forceinline__ int swizzled(int row, int piece) {
-  return row * ROW_BYTES + ((piece ^ (row / 2 & 3)) * 16);
-}
-
-// The rows of a tile that this thread copies: this one and every ROWS_AT_ONCE-th from it on
-__device__ __forceinline__ int unit_row() { return threadIdx.x / UNITS; }
-
-// The element of a chunk that it copies of them, the first of UNIT
-__device__ __forceinline__ int unit_column() { return threadIdx.x % UNITS * UNIT; }
-
-// One unit of row `row` of a tile, from `from` where `inside`, else zeros; `from` must be readable in any case
-__device__ __forceinline__ void copy_unit(unsigned char* tile, int row, const element* from, bool inside) {
-  unsigned char* to = tile + swizzled(row, unit_column() / PIECE) + unit_column() % PIECE * (int)sizeof(element);
-#if ALIGNED || PRECISION == TF32
-  copy_async<UNIT * (int)sizeof(element)>(to, from, inside);
-#else  // cp.async copies no less than 4 bytes: a number of 16 bits goes through a register
-  *reinterpret_cast<element*>(to) = inside ? *from : (element)0;
-#endif
-}
-
-// Rows [first, first + ROWS) of a matrix (rows, depth), zeros beyond; this thread's unit begins at k
-template <int ROWS>
-__device__ __forceinline__ void copy_rows(unsigned char* tile, const element* matrix, int first, int rows, int k,
-                                          int depth) {
-  constexpr int UNROLL = ALIGNED ? ROWS / ROWS_AT_ONCE : 4;  // no more registers under way than there are
-#pragma unroll UNROLL
-  for (int i = 0; i < ROWS; i += ROWS_AT_ONCE) {
-    const int row = unit_row() + i;
-    const bool inside = first + row < rows && k < depth;
-    copy_unit(tile, row, inside ? matrix + (size_t)(first + row) * depth + k : matrix, inside);
-  }
-}
 
 // ---- shared memory to registers to tensor cores --------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..engines.cpu import library, winograd
 from ..engines.cuda import gpu, source
 from ..engines.cuda.precision import FLOAT32, PRECISIONS
+from ..engines.cuda.variants import own_architecture
 from ..errors import OptionError
 from . import cuda, native
 from .forms import BETWEEN, BOOK, NATIVE, VECTORS, Form
@@ -102,6 +103,8 @@ class Rung:
             have = machine.device.architecture
             if have < needed:
                 return f"it needs a GPU of sm_{needed} or later, this is sm_{have}"
+            if (only := own_architecture(source.read(self.file))) not in (None, have):
+                return f"it needs a GPU of sm_{only}, this is sm_{have}"
             needs = cuda.refusal(self.operation, self.name, size)
             return needs and f"it needs {needs}"
         if not self.instructions:

@@ -18,6 +18,7 @@ from .runs import Machine, Run
 
 UNIT = FLOAT32.unit
 LAMBDA = 3.0  # a sum of n products, each rounded, is off by less than LAMBDA sqrt(n) roundings of the largest result
+TENSOR_CORES = ("tensor_core", "wgmma", "conv3x3/08_split_sum")  # rungs that multiply on them
 TENSOR_DEPTH = 8  # products that a tensor core adds up at least before it cuts off what does not fit
 PAUSE = 0.1  # seconds: OpenBLAS keeps its idle threads spinning for some 30 ms
 
@@ -198,6 +199,6 @@ def bound(rung: Rung, problem: Problem, wanted: Pass) -> float:
     if not wanted.length:
         return 0.0
     found = LAMBDA * math.sqrt(wanted.length) * UNIT * rung.enlarges
-    if "tensor_core" in rung.name:
+    if any(words in rung.file for words in TENSOR_CORES):
         found += wanted.length / TENSOR_DEPTH * 2 * UNIT
     return found + (problem.precision.unit if wanted.rounded and problem.precision is not FLOAT32 else 0.0)

@@ -65,6 +65,8 @@ dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,t*p+r,t*q+s]          not needed to paint
             "cuda/conv3x3/04_winograd.cu",
             "cuda/conv3x3/05_tensor_core_tf32.cu",
             "cuda/conv3x3/06_tensor_core_16bit.cu",
+            "cuda/conv3x3/07_wgmma_16bit.cu",
+            "cuda/conv3x3/08_split_sum.cu",
             "cuda/border/01_replicate.cu",
             "cuda/conv/01_naive.cu",
             "cuda/conv/02_register_tile.cu",

@@ -8,6 +8,7 @@
 //   async_copy.h     cp.async, as late as the rules allow
 //   number.h         half, bfloat16 and TF32
 //   tensor_core.h    mma.sync, ldmatrix
+//   warpgroup.h      wgmma, as late as the rules allow
 //   launch.h         OS threads that share the blocks
 //   sanitizers.h     what AddressSanitizer and ThreadSanitizer are told
 //
@@ -25,6 +26,7 @@
 #include "number.h"
 #include "tensor_core.h"
 #include "warp.h"
+#include "warpgroup.h"
 
 // ---- qualifiers -----------------------------------------------------------------------------------------------------
 

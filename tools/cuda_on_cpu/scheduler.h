@@ -76,11 +76,23 @@ struct AsyncCopy {
   int line;
 };
 
+// A matrix product of a warpgroup, as one of its threads asked for it (warpgroup.h)
+struct WarpgroupProduct {
+  float* d;
+  uint64_t a, b;  // descriptors
+  void (*of_warp)(Fiber*);
+  unsigned group;
+  const char* file;
+  int line;
+};
+
 // What is known of a CUDA thread, whether it runs, waits or has ended
 struct Thread {
   Barrier* waits;                 // where, or null
   unsigned copy_groups;           // ended by copy_async_commit so far
   std::vector<AsyncCopy> copies;  // still under way, in the order they were asked for
+  unsigned product_groups;        // ended by products_commit so far
+  std::vector<WarpgroupProduct> products;
 };
 
 class Processor {
@@ -148,8 +160,8 @@ inline void Processor::begin(const Launch& launch, uint64_t block) {
     barriers = new Barriers;
   }
   for (unsigned i = 0; i < count; ++i) {
-    threads[i].waits = nullptr, threads[i].copy_groups = 0;
-    threads[i].copies.clear();
+    threads[i].waits = nullptr, threads[i].copy_groups = threads[i].product_groups = 0;
+    threads[i].copies.clear(), threads[i].products.clear();
   }
   ready_first = ready_count = 0;
   stacks_used = 0, idle = nullptr, failed = false;
@@ -235,6 +247,10 @@ inline bool Processor::run_thread(Fiber& me) {
   if (!thread.copies.empty()) {
     const AsyncCopy& left = thread.copies.front();
     fail({"copy_async", left.file, left.line}, "still under way where the thread ends: no copy_async_wait after it");
+  }
+  if (!thread.products.empty()) {
+    const WarpgroupProduct& left = thread.products.front();
+    fail({"products", left.file, left.line}, "still under way where the thread ends: no products_wait after it");
   }
   --live;
   if (THREAD_SANITIZER) return false;                 // every thread is a fiber of its own

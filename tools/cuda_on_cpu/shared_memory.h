@@ -14,7 +14,7 @@
 
 namespace cuda_on_cpu {
 
-constexpr size_t SHARED_ALIGNMENT = 128;
+constexpr size_t SHARED_ALIGNMENT = 1024;  // wgmma's rows want it
 constexpr size_t SHARED_GAP = 64;
 
 struct SharedVariable {

@@ -14,6 +14,7 @@
 #ifndef PRECISION
 #define PRECISION TF32
 #endif
+#include "tensor_tiles.cuh"
 #include "tensor_core.cuh"
 static_assert(PRECISION == TF32, "06_tensor_core_16bit is for 16 bits; there is no tensor core for float32");
 

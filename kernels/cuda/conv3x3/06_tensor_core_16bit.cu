@@ -14,6 +14,7 @@
 #ifndef PRECISION
 #define PRECISION FLOAT16
 #endif
+#include "tensor_tiles.cuh"
 #include "tensor_core.cuh"
 static_assert(PRECISION == FLOAT16 || PRECISION == BFLOAT16, "05_tensor_core_tf32 is for TF32");
 

@@ -7,9 +7,10 @@
 // In the backward pass the Gram matrix's gradient style_scale F S is a product with as many rows and columns. So it is
 // summed first, as a tenth tap without a shift: A is F, B is S (symmetric: its rows are its columns). That sum is
 // scaled, and the nine taps of dy go on top. The rest is done to the finished sums: see Forward and Backward.
+//
+// Included after the tiles in which a block multiplies: tensor_tiles.cuh, or warpgroup_tiles.cuh.
 #pragma once
 #include "conv3x3.cuh"
-#include "tensor_tiles.cuh"
 
 #define CENTER 4  // the tap that reads the position itself
 
@@ -35,11 +36,12 @@ struct Windows {
     }
   }
 
+  // From that chunk of the matrices on
   __device__ __forceinline__ void begin(const element* from, const element* filters, int of_channels, int of_depth,
-                                        int first_tap) {
+                                        int first_tap, int chunk) {
     x = from, w = filters, channels = of_channels, depth = of_depth;
-    tap = first_tap, c = k = unit_column();
-    carry();
+    k = chunk * CHUNK + unit_column();
+    tap = first_tap + k / channels, c = k % channels;
   }
 
   // A chunk may end in the middle of a tap, and a layer of few channels has many taps in one
@@ -63,6 +65,36 @@ struct Windows {
   }
 };
 
+// Chunks of the sum of one tile: those of the tenth tap come first.
+template <bool STYLE>
+__device__ __forceinline__ int style_chunks(const element* S, int out) {
+  return STYLE && S ? (out + CHUNK - 1) / CHUNK : 0;
+}
+
+template <bool STYLE>
+__device__ __forceinline__ int all_chunks(const element* S, int in, int out) {
+  return style_chunks<STYLE>(S, out) + (9 * in + CHUNK - 1) / CHUNK;
+}
+
+// d = the chunks from `first` to before `last`
+template <bool STYLE>
+__device__ __forceinline__ void sum_chunks(sums& d, unsigned char* stages, Windows& windows, const element* x,
+                                           const element* w, const element* F, const element* S, float style_scale,
+                                           int in, int out, int first, int last) {
+  const int of_style = style_chunks<STYLE>(S, out);
+  int style_left = first < of_style ? of_style - first : 0;
+  if (style_left)
+    windows.begin(F, S, out, out, CENTER, first);
+  else
+    windows.begin(x, w, in, 9 * in, 0, first - of_style);
+  const int count = last - first, scaled = style_left < count ? style_left : count;
+  const auto copy = [&](unsigned char* stage) {
+    windows.copy(stage);
+    if (STYLE && --style_left == 0) windows.begin(x, w, in, 9 * in, 0, 0);
+  };
+  multiply(d, stages, copy, count, scaled, style_scale);
+}
+
 // One block: TILE_M positions x TILE_N channels. Blocks that follow each other share their positions: those that run at
 // one time read a narrow strip of the picture, from memory once, and all the filters, which every strip reads and which
 // stay in the second-level cache (VGG's are 9 MB of floats at most).
@@ -75,18 +107,8 @@ __device__ __forceinline__ void conv3x3(unsigned char* stages, const element* x,
   const int first_filter = blockIdx.x % across * TILE_N;
 
   Windows windows(first_position, first_filter, out, H, W, replicate);
-  const int style_chunks = STYLE && S ? (out + CHUNK - 1) / CHUNK : 0;
-  if (style_chunks)
-    windows.begin(F, S, out, out, CENTER);
-  else
-    windows.begin(x, w, in, 9 * in, 0);
-  int style_left = style_chunks;
-  const auto copy = [&](unsigned char* stage) {
-    windows.copy(stage);
-    if (STYLE && --style_left == 0) windows.begin(x, w, in, 9 * in, 0);
-  };
   sums d;
-  multiply(d, stages, copy, style_chunks + (9 * in + CHUNK - 1) / CHUNK, style_chunks, style_scale);
+  sum_chunks<STYLE>(d, stages, windows, x, w, F, S, style_scale, in, out, 0, all_chunks<STYLE>(S, in, out));
 
   for_each_quad(d, stages, [&](int m, int n, float(&quad)[4]) {
     const unsigned position = first_position + m;

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...errors import OutputError
+from ...errors import DeviceError, OutputError
 from ...files import replacing
 from . import cache, nvrtc, source
 from .nvrtc import Resources
+from .variants import own_architecture
 
 # The arithmetic is IEEE's, but for a*b + c, which may be rounded once: numbers below 2^-126 are kept and divisions and
 # square roots are exact to the last bit, as on the CPU that stands in for the GPU.
@@ -67,23 +68,32 @@ def compile_rung(
     Raises
     ------
     DeviceError
-        If there is no NVRTC.
+        If there is no NVRTC, or the rung is for another architecture alone.
     nvrtc.CompileError
         If the source does not compile, with its line.
     """
     compiler = nvrtc.find(cuda)
     options = [*OPTIONS, *(f"--define-macro={name}={value}" for name, value in sorted(defines.items()))]
-    parts = [rung.name, rung.digest, *options, f"sm_{architecture}", str(compiler)]
+    target = _target(rung, architecture)
+    parts = [rung.name, rung.digest, *options, f"sm_{target}", str(compiler)]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    name = f"{rung.name.replace('/', '-')}-sm_{architecture}-{key[:24]}"
+    name = f"{rung.name.replace('/', '-')}-sm_{target}-{key[:24]}"
     if (kept := _read(cache.folder() / name)) is not None:
         return kept
-    cubin, log = compiler.compile(rung.text, f"{rung.name}.cu", rung.headers, architecture, options)
+    cubin, log = compiler.compile(rung.text, f"{rung.name}.cu", rung.headers, target, options)
     resources = nvrtc.resources(log)
     try:
         return _write(cache.folder() / name, cubin, resources)
     except (OSError, OutputError):  # a home that cannot be written, a full disk: compiled again by the next process
         return _write(cache.own_folder() / name, cubin, resources)
+
+
+def _target(rung: source.Rung, architecture: int) -> str:
+    """What follows sm_: the number, with an "a" for a rung that needs what only that architecture has."""
+    only = own_architecture(rung)
+    if only not in (None, architecture):
+        raise DeviceError(f"{rung.name}: expected a GPU of sm_{only}, got sm_{architecture}; take another rung")
+    return f"{architecture}a" if only else str(architecture)
 
 
 def _read(stem: Path) -> Compiled | None:

@@ -11,52 +11,24 @@ Features are (H, W, C). Both passes run the same code: the backward is a convolu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 
 from ...errors import DeviceError
+from . import tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
+from .tiles import SPLIT_SUM, Choice, Launch, Pass, blocks
 from .variants import Variant
 
 BORDER = "border/01_replicate"
 EVERY_PRECISION = tuple(PRECISIONS)
 WARP = 32
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of one layer: from (H, W, inputs) to (H, W, outputs)."""
-
-    inputs: int
-    outputs: int
-    H: int
-    W: int
-    precision: Precision
-
-    @property
-    def positions(self) -> int:
-        return self.H * self.W
-
-    @property
-    def aligned(self) -> int:
-        """1 where every row of channels is a whole number of 16-byte words."""
-        words = 16 // self.precision.dtype.itemsize
-        return int(self.inputs % words == 0 and self.outputs % words == 0)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a pass is launched: with which options the rung is compiled, grid, block, bytes of dynamic shared memory."""
-
-    grid: tuple[int, ...]
-    block: int
-    defines: dict[str, int] = field(default_factory=dict)
-    shared: int = 0
 
 
 def plain(w: np.ndarray) -> np.ndarray:
@@ -79,6 +51,8 @@ class ConvRung:
         Whether its backward takes what the losses send back; else gram_backward adds it.
     pack : function
         From filters (K, C, 3, 3) float32 to the order in which the kernels read them, float32.
+    only : int, optional
+        The only GPUs that it runs on, 90 for sm_90; all that have the precision, if not given.
     """
 
     name: str
@@ -86,6 +60,7 @@ class ConvRung:
     precisions: tuple[str, ...] = EVERY_PRECISION
     fused_losses: bool = True
     pack: Callable[[np.ndarray], np.ndarray] = plain
+    only: int | None = None
 
     def filters(self, w: np.ndarray, precision: Precision) -> np.ndarray:
         """Elements of filters (K, C, 3, 3), for the forward pass."""
@@ -101,13 +76,13 @@ class ConvRung:
 
 def _naive(p: Pass) -> Launch:
     """A block: 32 channels of 8 positions, one thread each."""
-    return Launch((_blocks(p.positions, 8), _blocks(p.outputs, WARP)), 8 * WARP)
+    return Launch((blocks(p.positions, 8), blocks(p.outputs, WARP)), 8 * WARP)
 
 
 def _shared_tile(p: Pass) -> Launch:
     """A block: 32 channels of a square of positions, one thread each."""
     side = 4
-    grid = _blocks(p.W, side), _blocks(p.H, side), _blocks(p.outputs, WARP)
+    grid = blocks(p.W, side), blocks(p.H, side), blocks(p.outputs, WARP)
     return Launch(grid, WARP * side * side, {"SIDE": side})
 
 
@@ -115,15 +90,14 @@ def _register_tile(p: Pass) -> Launch:
     """A block: BM positions x BN channels; the narrower tile where the wider one would be half empty."""
     bm, bn = 128, 64 if p.outputs <= 64 else 128
     defines = {"BM": bm, "BN": bn, "ALIGNED": p.aligned}
-    return Launch((_blocks(p.positions, bm), _blocks(p.outputs, bn)), 256, defines)
+    return Launch((blocks(p.positions, bm), blocks(p.outputs, bn)), 256, defines)
 
 
 def _winograd(p: Pass) -> Launch:
     """A block: 32 channels of 32 tiles, each 2x2 positions."""
-    tiles, channels = 32, 32
-    blocks = _blocks(_blocks(p.H, 2) * _blocks(p.W, 2), tiles)
-    defines = {"TILES": tiles, "CHANNELS": channels, "ALIGNED": p.aligned}
-    return Launch((blocks, _blocks(p.outputs, channels)), 256, defines)
+    wide, channels = 32, 32
+    grid = blocks(blocks(p.H, 2) * blocks(p.W, 2), wide), blocks(p.outputs, channels)
+    return Launch(grid, 256, {"TILES": wide, "CHANNELS": channels, "ALIGNED": p.aligned})
 
 
 def _winograd_filters(w: np.ndarray) -> np.ndarray:
@@ -133,43 +107,22 @@ def _winograd_filters(w: np.ndarray) -> np.ndarray:
     return (G @ w.astype(np.float64) @ G.T).transpose(2, 3, 1, 0).reshape(16, *w.shape[1::-1]).astype(np.float32)
 
 
-# Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long one takes relative
-# to the others: by its products, but the smaller it is, the more it reads from shared memory for each.
-TENSOR_TILES = {(128, 128): 16, (128, 64): 11, (64, 64): 8}
-TENSOR_THREADS, TENSOR_STAGES, TENSOR_ROW_BYTES = 128, 3, 64
-TENSOR_PROCESSORS = 132  # of a large GPU: what the tile is chosen for; the sums are the same in every tile
-
-
-def _tensor_core(p: Pass) -> Launch:
-    """A block: the tile with which the busiest multiprocessor is done first."""
-
-    def blocks(tile: tuple[int, int]) -> int:
-        return _blocks(p.positions, tile[0]) * _blocks(p.outputs, tile[1])
-
-    def time(tile: tuple[int, int]) -> int:
-        return _blocks(blocks(tile), TENSOR_PROCESSORS) * TENSOR_TILES[tile]
-
-    m, n = min(TENSOR_TILES, key=time) if p.aligned else (64, 64)
-    defines = {"TILE_M": m, "TILE_N": n, "STAGES": TENSOR_STAGES, "ALIGNED": p.aligned}
-    return Launch((blocks((m, n)),), TENSOR_THREADS, defines, TENSOR_STAGES * (m + n) * TENSOR_ROW_BYTES)
-
-
 def _rows(w: np.ndarray) -> np.ndarray:
     """(K, 9, C): all taps of a filter in one row, as the tensor cores' rungs read them."""
     return w.transpose(0, 2, 3, 1).reshape(len(w), 9, w.shape[1])
 
 
-def _blocks(n: int, size: int) -> int:
-    return -(-n // size)
-
-
+SIXTEEN_BITS = ("float16", "bfloat16")
+TENSOR_CORES = ("tf32", *SIXTEEN_BITS)
 RUNGS = {
     "01_naive": ConvRung("conv3x3/01_naive", _naive),
     "02_shared_tile": ConvRung("conv3x3/02_shared_tile", _shared_tile),
     "03_register_tile": ConvRung("conv3x3/03_register_tile", _register_tile),
     "04_winograd": ConvRung("conv3x3/04_winograd", _winograd, ("float32",), False, _winograd_filters),
-    "05_tensor_core_tf32": ConvRung("conv3x3/05_tensor_core_tf32", _tensor_core, ("tf32",), pack=_rows),
-    "06_tensor_core_16bit": ConvRung("conv3x3/06_tensor_core_16bit", _tensor_core, ("float16", "bfloat16"), pack=_rows),
+    "05_tensor_core_tf32": ConvRung("conv3x3/05_tensor_core_tf32", tiles.tensor_core, ("tf32",), pack=_rows),
+    "06_tensor_core_16bit": ConvRung("conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows),
+    "07_wgmma_16bit": ConvRung("conv3x3/07_wgmma_16bit", tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
+    "08_split_sum": ConvRung(SPLIT_SUM, tiles.split_sum, TENSOR_CORES, pack=_rows),
 }
 PRODUCTION = {
     "float32": "03_register_tile",
@@ -183,15 +136,39 @@ def variants() -> Iterator[Variant]:
     """Every form in which a layer of any size can have these kernels compiled."""
     for short, rung in RUNGS.items():
         for name in rung.precisions:
-            precision, forms = PRECISIONS[name], {}
-            # A narrow layer, a wide one, some whose rows are not aligned; small and large. Forms repeat
-            for channels, side in product((64, 512, 513, 1), (8, 1024)):
-                launch = rung.launch(Pass(channels, channels, side, side, precision))
-                forms[tuple(launch.defines.items())] = launch
+            precision = PRECISIONS[name]
+            forms = {tuple(launch.defines.items()): launch for launch in _launches(rung, precision)}
             for form in forms.values():
-                yield Variant(rung.name, precision, form.defines, form.shared, PRODUCTION[name] == short)
+                production = short in (PRODUCTION[name], "08_split_sum")
+                yield Variant(rung.name, precision, form.defines, form.shared, production)
     for precision in PRECISIONS.values():
         yield Variant(BORDER, precision, production=True)
+
+
+def _launches(rung: ConvRung, precision: Precision) -> Iterator[Launch]:
+    """A narrow layer, a wide one, some whose rows are not aligned; small and large. Forms repeat."""
+    wide = Pass(512, 512, 64, 64, precision)
+    if rung.launch is tiles.wgmma:
+        yield from (tiles.wgmma_with(wide, tile) for tile in tiles.WARPGROUP_TILES)
+    elif rung.pack is _rows:  # a table of measured tiles may choose any
+        yield from (Choice(tile).launch(wide) for tile in tiles.TILES)
+    for channels, side in product((64, 512, 513, 1), (8, 1024)):
+        yield rung.launch(Pass(channels, channels, side, side, precision))
+
+
+def scratch_floats(
+    rung: ConvRung | str, precision: Precision, architecture: int, C: int, K: int, H: int, W: int
+) -> int:
+    """Floats that a layer needs for the parts of sums that are split; 0 for most."""
+    found = RUNGS[rung] if isinstance(rung, str) else rung
+    passes = _passes(precision, architecture, C, K, H, W)
+    return max(found.launch(p).parts * p.positions * 4 * blocks(p.outputs, 4) for p in passes)
+
+
+def _passes(precision: Precision, architecture: int, C: int, K: int, H: int, W: int) -> tuple[Pass, Pass]:
+    """Forward and backward."""
+    forward = Pass(C, K, H, W, precision, architecture)
+    return forward, replace(forward, inputs=K, outputs=C)
 
 
 class Convolution:
@@ -207,6 +184,8 @@ class Convolution:
         Channels below and above, rows, columns.
     replicate : bool
         Whether the border repeats the nearest values; zeros else.
+    scratch : float32, optional
+        At least `scratch_floats` of them, for layers that run one after the other to share; its own, if not given.
     """
 
     def __init__(
@@ -219,8 +198,14 @@ class Convolution:
         H: int,
         W: int,
         replicate: bool,
+        scratch: Array | None = None,
     ) -> None:
         self.rung = RUNGS[rung] if isinstance(rung, str) else rung
+        if self.rung.only not in (None, device.architecture):
+            raise DeviceError(
+                f"{self.rung.name}: expected a GPU of sm_{self.rung.only}, got {device.name} "
+                f"(sm_{device.architecture}); take {PRODUCTION[precision.name]}"
+            )
         if precision.name not in self.rung.precisions:
             raise DeviceError(
                 f"precision: expected one of {', '.join(self.rung.precisions)} for {self.rung.name}, "
@@ -228,15 +213,22 @@ class Convolution:
             )
         self.device, self.precision = device, precision
         self.C, self.K, self.H, self.W, self.replicate = C, K, H, W, replicate
-        self._forward = self._prepare("conv3x3_forward", C, K)
-        self._backward = self._prepare("conv3x3_backward", K, C)
+        launches = [self.rung.launch(p) for p in _passes(precision, device.architecture, C, K, H, W)]
+        floats = scratch_floats(self.rung, precision, device.architecture, C, K, H, W)
+        if floats and scratch is None:  # here and not in a pass, which may be recorded once and repeated
+            scratch = device.empty(floats, np.float32)
+        self._scratch = scratch if floats else None
+        self._forward = self._prepare("conv3x3_forward", launches[0])
+        self._backward = self._prepare("conv3x3_backward", launches[1])
         if replicate:
             self._border = device.kernel(BORDER, "replicate_backward", precision)
-            self._rim = _blocks(2 * (H + W), 8), _blocks(C, WARP)
+            self._rim = blocks(2 * (H + W), 8), blocks(C, WARP)
 
-    def _prepare(self, function: str, inputs: int, outputs: int) -> Callable[..., None]:
+    def _prepare(self, function: str, launch: Launch) -> Callable[..., None]:
         """The kernel of one pass, as a function of its arguments."""
-        launch = self.rung.launch(Pass(inputs, outputs, self.H, self.W, self.precision))
+        if launch.parts:
+            both = SplitSum(self.device, self.precision, launch, self._scratch)
+            return both.forward if function == "conv3x3_forward" else both.backward
         kernel = self.device.kernel(self.rung.name, function, self.precision, **launch.defines)
         return partial(kernel, launch.grid, launch.block, shared=launch.shared)
 
@@ -299,3 +291,58 @@ class Convolution:
         if self.replicate:
             # ops.conv.unpad
             self._border(self._rim, 8 * WARP, dy, plain, F, mask, dx, *sizes)
+
+
+class SplitSum:
+    """One pass by 08_split_sum: two launches, with the arguments of the other rungs' one.
+
+    Parameters
+    ----------
+    device : Device
+    precision : Precision
+    launch : Launch
+        Of the first kernel.
+    scratch : float32, at least (parts, H W, channels rounded up to 4)
+        What the first kernel leaves for the second.
+    """
+
+    def __init__(self, device: Device, precision: Precision, launch: Launch, scratch: Array) -> None:
+        names = ("conv3x3_parts", "finish_forward", "finish_backward")
+        kernels = (device.kernel(SPLIT_SUM, name, precision, **launch.defines) for name in names)
+        self._sum, self._finish_forward, self._finish_backward = kernels
+        self._launch, self._scratch = launch, scratch
+
+    def _parts(self, *arguments: Any) -> None:
+        self._sum(self._launch.grid, self._launch.block, *arguments, shared=self._launch.shared)
+
+    def _grid(self, channels: int, positions: int) -> int:
+        return blocks(positions * blocks(channels, 4), self._launch.block)
+
+    def forward(
+        self, x: Array, w: Array, b: Array, linear: Array, y: Array, C: int, K: int, H: int, W: int, replicate: bool
+    ) -> None:
+        """As conv3x3_forward."""
+        self._parts(x, w, None, None, 1.0, self._scratch, C, K, H, W, replicate)
+        finish = partial(self._finish_forward, self._grid(K, H * W), self._launch.block)
+        finish(self._scratch, self._launch.parts, b, linear, y, K, H * W)
+
+    def backward(
+        self,
+        dy: Array,
+        w: Array,
+        F: Array,
+        S: Array,
+        style_scale: float,
+        P: Array,
+        content_scale: float,
+        mask: bool,
+        dx: Array,
+        K: int,
+        C: int,
+        H: int,
+        W: int,
+    ) -> None:
+        """As conv3x3_backward."""
+        self._parts(dy, w, F, S, style_scale, self._scratch, K, C, H, W, False)
+        finish = partial(self._finish_backward, self._grid(C, H * W), self._launch.block)
+        finish(self._scratch, self._launch.parts, F, P, content_scale, mask, dx, C, H * W)

@@ -17,7 +17,7 @@ from ... import vgg
 from ...pretrained.weights import Weights
 from ...vgg import Step
 from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
-from .conv import RUNGS, Convolution
+from .conv import RUNGS, Convolution, scratch_floats
 from .device import Array, Device
 from .gram import Grams, gram_backward
 from .loss_scale import loss_scale, power_of_two
@@ -137,6 +137,9 @@ class CudaNetwork(Network):
             plan.add(f"{tap}:gram", (N, N), np.float32, *always)
         every = Grams(self.device, self.precision, [self._matrix(shapes, tap) for tap in self.taps])
         plan.add("partials", (every.partial_floats,), np.float32, statistics(n), statistics(n))
+        sizes = [(_inputs(step), *shapes[step.output]) for step in self.steps if step.kind == "conv"]
+        if floats := max(scratch_floats(self.rung, self.precision, self.device.architecture, *s) for s in sizes):
+            plan.add("parts of sums", (floats,), np.float32, *always)
         widest = max(step.out_channels for step in self.steps)
         plan.add("style", (widest * widest,), E, *always)
         return plan
@@ -165,9 +168,10 @@ class CudaNetwork(Network):
                 self.device,
                 self.precision,
                 self.rung,
-                PREPARED if step.in_channels == 3 else step.in_channels,
+                _inputs(step),
                 *shapes[step.output],
                 self._replicates(step),
+                self.buffers.get("parts of sums"),
             )
             for step in self.steps
             if step.kind == "conv"
@@ -387,6 +391,11 @@ class CudaNetwork(Network):
     def features(self, tap: str) -> np.ndarray:
         values = from_elements(self.device.to_host(self._tapped(tap)), self.precision)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _inputs(step: Step) -> int:
+    """Channels of what a convolution reads."""
+    return PREPARED if step.in_channels == 3 else step.in_channels
 
 
 def _split(terms: Sequence[TapGradient]) -> tuple[TapGradient | None, list[TapGradient]]:

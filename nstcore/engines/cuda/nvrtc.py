@@ -102,7 +102,7 @@ class Nvrtc:
         return "NVRTC {}.{}".format(*self.version)
 
     def compile(
-        self, text: str, name: str, headers: Mapping[str, str], architecture: int, options: Sequence[str]
+        self, text: str, name: str, headers: Mapping[str, str], architecture: int | str, options: Sequence[str]
     ) -> tuple[bytes, str]:
         """The cubin of a source for one architecture, and what the compiler said.
 
@@ -112,8 +112,8 @@ class Nvrtc:
             CUDA C++, and how messages call it.
         headers : mapping of str
             Text of what it includes, by the name in the #include.
-        architecture : int
-            90 for sm_90.
+        architecture : int or str
+            90 for sm_90, "90a" for what only that one has.
         options : sequence of str
 
         Raises

@@ -7,6 +7,7 @@ no check has seen.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -48,6 +49,11 @@ class Variant:
         """The oldest GPUs that it can be compiled for: 80 for sm_80."""
         return max(source.read(self.rung).architecture, self.precision.architecture)
 
+    def runs_on(self, architecture: int) -> bool:
+        """Whether GPUs of that architecture run it."""
+        only = own_architecture(source.read(self.rung))
+        return architecture >= self.architecture if only is None else architecture == only
+
     @property
     def options(self) -> dict[str, str]:
         """All of its defines, as `Device.kernel` passes them on."""
@@ -56,6 +62,12 @@ class Variant:
     def __str__(self) -> str:
         words = [self.precision.name, *(f"{name}={value}" for name, value in sorted(self.defines.items()))]
         return f"{self.rung} {' '.join(words)}"
+
+
+def own_architecture(rung: source.Rung) -> int | None:
+    """90 for a rung whose head requires sm_90a: instructions that no other GPU has, an older or a later one."""
+    found = re.search(r"\bsm_(\d+)a\b", rung.head.get("requires", ""))
+    return int(found[1]) if found else None
 
 
 def options(precision: Precision, defines: Mapping[str, int]) -> dict[str, str]:

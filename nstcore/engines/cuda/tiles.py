@@ -1,0 +1,223 @@
+"""How a convolution on tensor cores is cut up: the tile of a block, and the parts into which a tile's sum is split.
+
+`predicted` is a rule made from counting. Where somebody has measured (tools/tune_tiles.py), kernels/tiles.json says
+what was fastest, layer by layer, and `chosen` follows it. Tiles change no bit of the result. The number of parts does,
+by the rounding of a float32 sum: it depends on the layer, the precision and that file alone, so that a picture can be
+made again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ...errors import DeviceError
+from . import source
+from .precision import Precision
+
+SPLIT_SUM = "conv3x3/08_split_sum"
+Tile = tuple[int, int]
+
+# Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long a chunk of one
+# takes relative to the others: by its products, but the smaller it is, the more it reads from shared memory for each.
+TILES: dict[Tile, int] = {(128, 128): 16, (128, 64): 11, (64, 64): 8}
+PARTS = (1, 2, 4, 8, 16)  # of a sum
+THREADS, STAGES, ROW_BYTES = 128, 3, 64
+PROCESSORS = 132  # of a large GPU: what the rule is for
+# What splitting costs, in the same unit, 26 cycles at the usual 62 % of the tensor cores' peak (a prediction): another
+# launch, 3 us; and 8 bytes of the second-level cache for every float of a part, 5000 in a cycle
+LAUNCH, FLOATS = 200, 16000
+
+# The same of kernels/cuda/warpgroup_tiles.cuh: by what its tensor cores and copies move through shared memory
+WARPGROUP_TILES: dict[Tile, int] = {(128, 256): 16, (128, 128): 10, (128, 64): 7}
+WARPGROUP_STAGES: dict[Tile, int] = {(128, 256): 4, (128, 128): 3, (128, 64): 4}
+WARPGROUP_THREADS, WARPGROUP_ROW_BYTES = 256, 128
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of one layer: from (H, W, inputs) to (H, W, outputs)."""
+
+    inputs: int
+    outputs: int
+    H: int
+    W: int
+    precision: Precision
+    architecture: int = 90
+
+    @property
+    def positions(self) -> int:
+        return self.H * self.W
+
+    @property
+    def aligned(self) -> int:
+        """1 where every row of channels is a whole number of 16-byte words."""
+        words = 16 // self.precision.dtype.itemsize
+        return int(self.inputs % words == 0 and self.outputs % words == 0)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a pass is launched: with which options the rung is compiled, grid, block, bytes of dynamic shared memory.
+
+    Where `parts` is not 0 it is launched by 08_split_sum, whichever rung asked, with so many parts.
+    """
+
+    grid: tuple[int, ...]
+    block: int
+    defines: dict[str, int] = field(default_factory=dict)
+    shared: int = 0
+    parts: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tile, and into how many parts its sum is split: 1 for not at all."""
+
+    tile: Tile
+    parts: int = 1
+
+    def blocks(self, p: Pass) -> int:
+        """How many tiles a pass has."""
+        return blocks(p.positions, self.tile[0]) * blocks(p.outputs, self.tile[1])
+
+    def launch(self, p: Pass, always_split: bool = False) -> Launch:
+        """Of 05 or 06; of 08, if there are parts, or if told so."""
+        m, n = self.tile
+        defines = {"TILE_M": m, "TILE_N": n, "STAGES": STAGES, "ALIGNED": p.aligned}
+        parts = self.parts if self.parts > 1 or always_split else 0
+        grid = (self.blocks(p), parts) if parts else (self.blocks(p),)
+        return Launch(grid, THREADS, defines, STAGES * (m + n) * ROW_BYTES, parts)
+
+
+UNALIGNED = Choice((64, 64))  # more to keep in registers
+Table = Mapping[tuple[int, str, int, int, int], Choice]
+
+
+def blocks(n: int, size: int) -> int:
+    """How many blocks of that size hold n."""
+    return -(-n // size)
+
+
+# -- the rule ----------------------------------------------------------------------------------------------------------
+
+
+def choices(p: Pass) -> Iterator[Choice]:
+    """All that the rule chooses from: a sum is split only where half of the multiprocessors would be idle."""
+    if not p.aligned:
+        yield UNALIGNED
+        return
+    for tile in TILES:
+        whole = Choice(tile)
+        yield whole
+        if whole.blocks(p) < PROCESSORS / 2:
+            yield from (Choice(tile, parts) for parts in PARTS[1:] if parts <= _chunks(p))
+
+
+def _chunks(p: Pass) -> int:
+    """Of a whole sum over nine taps."""
+    return blocks(9 * p.inputs * p.precision.dtype.itemsize, ROW_BYTES)
+
+
+def predicted(p: Pass) -> Choice:
+    """The one with which the busiest multiprocessor should be done first."""
+
+    def time(choice: Choice) -> float:
+        turns = blocks(choice.blocks(p) * choice.parts, PROCESSORS)
+        busy = turns * TILES[choice.tile] * blocks(_chunks(p), choice.parts)
+        return busy if choice.parts == 1 else busy + LAUNCH + p.positions * p.outputs * choice.parts / FLOATS
+
+    return min(choices(p), key=time)
+
+
+def chosen(p: Pass) -> Choice:
+    """What was measured to be fastest for such a layer, else what the rule predicts."""
+    if not p.aligned:
+        return UNALIGNED
+    key = p.architecture, p.precision.name, p.inputs, p.outputs, bucket(p.positions)
+    return measured(file()).get(key) or predicted(p)
+
+
+# -- what was measured -------------------------------------------------------------------------------------------------
+
+
+def file() -> Path:
+    """kernels/tiles.json; it need not be there."""
+    return source.folder().parent / "tiles.json"
+
+
+def bucket(positions: int) -> int:
+    """Layers of about as many positions are taken to be alike: those nearest to the same power of two."""
+    return round(math.log2(positions))
+
+
+@cache
+def measured(path: Path) -> Table:
+    """The table in a file that tools/tune_tiles.py wrote; an empty one if there is no file.
+
+    Raises
+    ------
+    DeviceError
+        If the file is anything else.
+    """
+    try:
+        layers = json.loads(path.read_bytes())["layers"]
+        return dict(_entry(layer) for layer in layers)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise DeviceError(
+            f"{path}: expected what tools/tune_tiles.py writes, got {reason}; run it again with --write, or delete it"
+        ) from None
+
+
+def _entry(layer: Mapping[str, Any]) -> tuple[tuple[int, str, int, int, int], Choice]:
+    numbers = [layer[name] for name in ("architecture", "inputs", "outputs", "positions", "parts")]
+    if not all(type(n) is int and n > 0 for n in numbers):
+        raise ValueError(f"numbers {numbers}")
+    architecture, inputs, outputs, positions, parts = numbers
+    m, n = layer["tile"]
+    choice = Choice((m, n), parts)
+    if choice.tile not in TILES or parts not in PARTS or layer["precision"] not in ("tf32", "float16", "bfloat16"):
+        raise ValueError(f"a tile of {choice.tile} in {parts} parts for {layer['precision']}")
+    return (architecture, layer["precision"], inputs, outputs, bucket(positions)), choice
+
+
+# -- launches ----------------------------------------------------------------------------------------------------------
+
+
+def tensor_core(p: Pass) -> Launch:
+    """A block: the tile that is chosen for the layer; several, where its sum is split."""
+    return chosen(p).launch(p)
+
+
+def split_sum(p: Pass) -> Launch:
+    """The same, but always split, as far as there is anything to split."""
+    choice = chosen(p)
+    return Choice(choice.tile, max(choice.parts, min(2, _chunks(p)))).launch(p, always_split=True)
+
+
+def wgmma(p: Pass) -> Launch:
+    """A block: the tile with which the busiest multiprocessor is done first."""
+
+    def grid(tile: Tile) -> int:
+        return blocks(p.positions, tile[0]) * blocks(p.outputs, tile[1])
+
+    def time(tile: Tile) -> int:
+        return blocks(grid(tile), PROCESSORS) * WARPGROUP_TILES[tile]
+
+    return wgmma_with(p, min(WARPGROUP_TILES, key=time) if p.aligned else (128, 64))
+
+
+def wgmma_with(p: Pass, tile: Tile) -> Launch:
+    """Of 07, with that tile."""
+    (m, n), stages = tile, WARPGROUP_STAGES[tile]
+    defines = {"TILE_M": m, "TILE_N": n, "STAGES": stages, "ALIGNED": p.aligned}
+    grid = (blocks(p.positions, m) * blocks(p.outputs, n),)
+    return Launch(grid, WARPGROUP_THREADS, defines, stages * (m + n) * WARPGROUP_ROW_BYTES)

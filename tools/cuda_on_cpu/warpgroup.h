@@ -1,0 +1,98 @@
+// wgmma, for a whole warp at once. The rules leave it open when, between the request and the wait, a product happens.
+// So here it happens at the wait: who looks at the sums too early, or writes over what the product reads, shows.
+//
+// Written from the PTX ISA 9.0, section 9.7.15.5.1: descriptors of the factors, which both run along memory in k with
+// their 16-byte pieces permuted within 128 bytes, and fragments of the sums.
+#pragma once
+
+#include "tensor_core.h"
+
+namespace cuda_on_cpu {
+
+// As a GPU counts it: from the beginning of the block's shared memory
+inline uint32_t shared_address(const void* at) {
+  return uint32_t(static_cast<const char*>(at) - here().processor->shared.variable(0));
+}
+
+// The 16 numbers of a row that a descriptor leads to
+template <NumberKind KIND>
+inline void described_row(uint64_t descriptor, unsigned row, float* numbers) {
+  const SharedMemory& shared = here().processor->shared;
+  const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
+  for (unsigned piece = 0; piece < 2; ++piece) {
+    uint32_t at = start + row / 8 * eight_rows + row % 8 * 128 + piece * 16;
+    at ^= (at >> 7 & 7) << 4;  // bits 4 to 6 by bits 7 to 9
+    uint32_t pairs[4];
+    memset(pairs, 0xff, sizeof pairs);  // NaN beyond the end
+    if (shared.holds(shared.variable(at + 15))) memcpy(pairs, shared.variable(at), sizeof pairs);
+    for (unsigned i = 0; i < 4; ++i) unpack<KIND>(pairs[i], numbers + 8 * piece + 2 * i);
+  }
+}
+
+// D += A B^T for all lanes of one of the four warps: its 16 of the 64 rows of A, all 8 NJ of B. Laid out as in mma_all.
+template <NumberKind KIND, int NJ>
+void product_of_warp(Fiber* fibers) {
+  alignas(64) static thread_local float A[8][16][4], B[4][16][NJ][4];
+  const WarpgroupProduct& first = *static_cast<WarpgroupProduct*>(fibers->operands);
+  const unsigned warp = fibers->thread / WARP % 4;
+  float numbers[16];
+  for (unsigned row = 0; row < 16; ++row) {
+    described_row<KIND>(first.a, 16 * warp + row, numbers);
+    for (int k = 0; k < 16; ++k) {
+      float* to = A[row % 8][k] + row / 8 * 2;
+      to[0] = to[1] = numbers[k];
+    }
+  }
+  for (unsigned column = 0; column < 8 * NJ; ++column) {
+    described_row<KIND>(first.b, column, numbers);
+    for (int k = 0; k < 16; ++k) {
+      float* to = B[column % 8 / 2][k][column / 8] + column % 2;
+      to[0] = to[2] = numbers[k];
+    }
+  }
+  for (Fiber* f = fibers; f; f = f->next) {
+    const WarpgroupProduct& mine = *static_cast<WarpgroupProduct*>(f->operands);
+    const int g = lane(*f) / 4, t = lane(*f) % 4;
+    float d[NJ][4];
+    memcpy(d, mine.d, sizeof d);
+    for (int k = 0; k < 16; ++k)
+      for (int j = 0; j < NJ; ++j)
+        for (int e = 0; e < 4; ++e) d[j][e] += A[g][k][e] * B[t][k][j][e];
+    if (mine.a != first.a || mine.b != first.b) memset(d, 0xff, sizeof d);  // a warpgroup has one descriptor each
+    memcpy(mine.d, d, sizeof d);
+  }
+}
+
+template <NumberKind KIND, int NJ>
+void products(float* d, uint64_t a, uint64_t b, const char* file, int line) {
+  const Site site = {"products", file, line};
+  Processor& processor = *here().processor;
+  for (uint64_t descriptor : {a, b}) {
+    const uint64_t unknown = descriptor & ~(0x3fffull | 0x3fffull << 16 | 0x3fffull << 32 | 3ull << 62);
+    if (descriptor >> 62 != 1 || unknown)
+      processor.fail(site, "descriptor %016llx: only rows of 128 permuted bytes are emulated",
+                     (unsigned long long)descriptor);
+  }
+  Unseen unseen;
+  Thread& thread = processor.thread();
+  thread.products.push_back({d, a, b, product_of_warp<KIND, NJ>, thread.product_groups, file, line});
+}
+
+inline void products_commit() {
+  Unseen unseen;
+  ++here().processor->thread().product_groups;
+}
+
+// Carries out all products but those of the last `keep` groups, and those in no group yet
+inline void products_wait(int keep) {
+  std::vector<WarpgroupProduct>& products = here().processor->thread().products;
+  const unsigned groups = here().processor->thread().product_groups;
+  size_t done = 0;
+  for (; done < products.size() && products[done].group + keep < groups; ++done)
+    meet_warp(ALL_LANES, {"products", products[done].file, products[done].line}, &products[done],
+              products[done].of_warp);
+  Unseen unseen;
+  products.erase(products.begin(), products.begin() + done);
+}
+
+}  // namespace cuda_on_cpu
