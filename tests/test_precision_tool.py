@@ -131,8 +131,9 @@ def test_the_sheet_shows_every_painting_and_its_difference():
     a, b = flat("float32", 0.5), flat("tf32", 0.5 + 10 / 255)
     shown = np.asarray(precision.sheet([a, b], a))
     side, margin = precision.ENLARGED, precision.MARGIN
+    assert shown.shape == (2 * (round(side * 4 / 5) + 2 * margin), 2 * (side + margin) + margin, 3)  # of 4 x 5 pixels
     middle = margin + 60
-    lower = middle + side + 2 * margin
+    lower = middle + shown.shape[0] // 2
     second = margin + side + margin + 60
     assert shown[middle, margin + 60].tolist() == [128] * 3
     assert shown[middle, second].tolist() == [138] * 3

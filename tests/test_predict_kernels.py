@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 
+import bench_flops
 import predict_kernels
 import predict_memory
 import predict_times
@@ -81,29 +82,29 @@ def test_what_is_recorded_is_what_the_engine_launches_on_a_device_that_computes(
 
 
 def test_nothing_is_computed_and_no_memory_touched(weights):
-    """A step at 1024 pixels would take minutes and more than a gigabyte."""
+    """A step at 640 pixels would take minutes and as many gigabytes as its arrays have together."""
     before = held_memory()
-    launches = record_step(weights, "float32", 1024, recorder())
+    launches = record_step(weights, "float32", 640, recorder())
     after = held_memory()
     assert sum(a.nbytes for found in launches for a in found.arrays.values()) > 2e9
     if before and after:
-        assert after[0] - before[0] < 600e6  # filters and pictures are real
+        assert after[0] - before[0] < 500e6  # filters and pictures are real
 
 
 def test_the_operations_are_those_of_the_network(steps):
-    """378.7 GFLOP of convolutions at 512x512, as tools/bench_flops.py counts them in PyTorch."""
-    convolutions = [found for found in steps["tf32"] if found.kernel.startswith(("conv3x3", "pixels_backward"))]
-    without_style = [dataclasses.replace(f, arguments={**f.arguments, "S": None}) for f in convolutions]
-    assert sum(work_of(found).operations for found in without_style) == pytest.approx(378.7e9, rel=2e-3)
-    assert all(work_of(found).issued >= work_of(found).operations for found in launches)
+    """As they are counted from the layers alone."""
+    counted = bench_flops.work("vgg19", 512, 512)
+    products = [f for f in steps["tf32"] if f.kernel.startswith(("conv3x3", "pixels_backward", "gram_"))]
+    without_style = [dataclasses.replace(f, arguments={**f.arguments, "S": None}) for f in products]
+    plain, style = (sum(work_of(f).operations for f in found) for found in (without_style, products))
+    assert plain == counted.direct + counted.gram
+    assert style - plain == counted.gram_gradient
+    assert all(work_of(f).issued >= work_of(f).operations for f in products)
 
 
-def test_a_step_of_sixteen_bits_moves_half_the_bytes(steps):
-    convolutions = {
-        precision: sum(work_of(found).bytes for found in launches if found.kernel.startswith("conv3x3"))
-        for precision, launches in steps.items()
-    }
-    assert convolutions["float16"] / convolutions["tf32"] == pytest.approx(0.5, abs=1e-3)
+def test_the_largest_layer_moves_half_the_bytes_in_sixteen_bits(steps):
+    tf32, float16 = (max(work_of(f).bytes for f in steps[p] if f.rung.startswith("conv3x3")) for p in steps)
+    assert float16 / tf32 == pytest.approx(0.5, abs=1e-3)
 
 
 def test_equal_launches_are_one_row(steps):
@@ -162,8 +163,9 @@ def test_the_longest_of_memory_cache_and_arithmetic_is_the_limit(no_compiler, mo
     found = of_work(monkeypatch, tensor)
     assert found.limit == "arithmetic"
     assert found.seconds - H200.launch == pytest.approx(20e-6 / 0.62)
-    assert found.parts["padding"] == pytest.approx(10e-6 / 0.62)
+    assert found.parts["padding"] == pytest.approx(10e-6)
     assert found.parts["rate"] == pytest.approx(20e-6 / 0.62 - 20e-6)
+    assert found.floor + sum(found.parts.values()) == pytest.approx(found.seconds)
 
 
 def test_a_last_wave_that_is_nearly_empty_costs_a_whole_one(no_compiler, monkeypatch):
@@ -177,13 +179,12 @@ def test_a_last_wave_that_is_nearly_empty_costs_a_whole_one(no_compiler, monkeyp
 
 def test_a_tile_of_a_convolution_reads_its_operands_from_the_cache(steps):
     """conv3_2 at 512x512 in float16: 128 x 2 tiles, 72 chunks of 16 KB, and what the epilogue writes."""
-    layer = next(
-        f for f in steps["float16"] if f.kernel == "conv3x3_forward" and f.arguments["C"] == f.arguments["K"] == 256
-    )
+    forward = [f for f in steps["float16"] if f.kernel == "conv3x3_forward"]
+    layer = next(f for f in forward if f.arguments["C"] == f.arguments["K"] == 256)
     m, n = int(layer.defines["TILE_M"]), int(layer.defines["TILE_N"])
     work = work_of(layer)
-    tiles = math.ceil(128 * 128 / m) * math.ceil(256 / n)
-    assert work.cached == tiles * 72 * (m + n) * 64 + 128 * 128 * 256 * 2 + 256 * 4
+    operands = math.ceil(128 * 128 / m) * math.ceil(256 / n) * 72 * (m + n) * 64
+    assert operands + layer.arrays["y"].nbytes <= work.cached <= 1.2 * operands
     assert work.operations == work.issued == 2 * 9 * 256 * 256 * 128 * 128
     assert layer.precision is FLOAT16
 
@@ -256,8 +257,9 @@ def test_the_tables_say_what_they_are(no_compiler, monkeypatch, capsys):
     assert f"| 64x64 | float16 | {step.launches} | {step.reads} | {1e3 * step.seconds:.2f} |" in said
     seconds = [row.seconds for row in step.rows]
     assert seconds == sorted(seconds, reverse=True)
-    assert all(row.gap > 0 for row in step.rows)
-    assert "conv3x3 forward 512 -> 512, 8x8 |" in said
+    for row in step.rows:
+        assert row.gap == pytest.approx(row.count * sum(row.prediction.parts.values()))
+    assert " 512 -> 512, 8x8" in said
     assert "64x64 in float16 takes" in said
 
 
@@ -270,7 +272,7 @@ def test_the_resources_are_those_of_the_compiled_kernel(weights):
     found = predict(adam, H200)
     assert found.resources is not None
     assert 16 <= found.resources.registers <= 64
-    assert found.resident == 8  # 256 threads each: threads are the limit
+    assert 4 <= found.resident <= 8  # of 256 threads, with 64 registers or with 32
     assert found.work.bytes == 28 * 3 * 64 * 64
 
 
