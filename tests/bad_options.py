@@ -187,7 +187,7 @@ def command_lines(folder: Path) -> Iterator[tuple[str, list[str]]]:
         for i, action in enumerate(options):
             flag = action.option_strings[-1]
             for j, value in enumerate(VALUES):
-                if (i + j) % (9 if command in ("run", "fast", "rerun", "sweep") else 27) == 0:
+                if (i + j) % (9 if command in ("run", "rerun", "sweep") else 27) == 0:
                     others = [word for word in begin if word != flag]
                     yield f"{command} {flag}={value[:30]!r}", [command, *others, *end, f"{flag}={value}"]
         for value in _NAMES if command in ("run", "fast") else ():
