@@ -82,7 +82,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_graph_gives_the_bits_of_its_launches(weights, precision):
     engine = CudaEngine(OnCpuDevice(), precision)
     mine, plain = objective(weights, engine), launched(weights, precision)
@@ -111,7 +111,7 @@ def test_graphs_hold_for_every_kind_of_objective(weights, way, monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "options"),
     [
-        ("float16", {}),
+        pytest.param("float16", {}, marks=pytest.mark.slow),
         ("float32", {"style_loss": "w2"}),
         ("float32", {"style_loss": "mean-std"}),
         ("float32", {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2}),

@@ -85,6 +85,7 @@ def test_backward_adds_what_the_losses_send_back_and_masks(machine, precision, s
         check_backward(layer, got, rung, False, losses, mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", TILES, ids=str)
 def test_every_tile_is_right_at_its_edges(machine, precision, forced, tile):
     # Forward, one position and 8 channels more than 128 x 128; backward, 8 channels less than 64

@@ -19,6 +19,8 @@ from nstcore.engines.cuda.precision import PRECISIONS
 from nstcore.engines.cuda.tiles import Choice, Pass
 from nstcore.errors import DeviceError
 
+pytestmark = pytest.mark.slow
+
 FLOAT32, TF32, FLOAT16 = (PRECISIONS[name] for name in ("float32", "tf32", "float16"))
 SHORT = "08_split_sum"
 

@@ -21,6 +21,8 @@ from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice
 from nstcore.engines.cuda.precision import BFLOAT16, FLOAT16, to_elements
 from nstcore.errors import DeviceError
 
+pytestmark = pytest.mark.slow
+
 SHORT = "07_wgmma_16bit"
 RUNG = RUNGS[SHORT].name
 FORMS = [v for v in conv.variants() if v.rung == RUNG]

@@ -18,6 +18,8 @@ from nstcore.engines.cuda import on_cpu
 from nstcore.engines.cuda.precision import PRECISIONS
 from nstcore.pretrained import write_weights
 
+pytestmark = pytest.mark.slow
+
 needs_stand_in = pytest.mark.skipif(on_cpu.problem() is not None, reason=str(on_cpu.problem()))
 
 

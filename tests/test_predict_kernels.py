@@ -23,7 +23,7 @@ from nstcore.engines.cuda.precision import FLOAT16, FLOAT32
 from nstcore.engines.memory import held_memory
 from nstcore.errors import OptionError
 
-pytestmark = pytest.mark.skipif(on_cpu.problem() is not None, reason=str(on_cpu.problem()))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(on_cpu.problem() is not None, reason=str(on_cpu.problem()))]
 LAYERS = {"content_layers": ["relu2_1"], "style_layers": ["relu1_1", "relu2_1"]}
 H200 = Gpu()
 TAKEN = Resources(registers=128, shared=0, stack=0, spill_stores=0, spill_loads=0)
