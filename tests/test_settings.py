@@ -9,8 +9,8 @@ from command_desk import OPTIONS as QUICK_OPTIONS
 from command_desk import desk_fixture, furniture_fixture, main, one_line, run  # noqa: F401
 
 import nstcore
-from nstcore import conventions, engines, images, transfer
-from nstcore.commands import kinds
+from nstcore import conventions, engines, fast, images, transfer
+from nstcore.commands import kinds, one_pass, studio
 from nstcore.commands.kinds import show
 from nstcore.commands.options import GROUPS, OPTIONS
 from nstcore.commands.settings import Settings, Source
@@ -42,6 +42,8 @@ def test_every_option_of_the_python_api_has_one_of_the_command_line():
 
 def test_the_words_of_an_option_are_those_of_the_program():
     assert kinds.INITS == transfer.INITS
+    assert studio.FAST_WEIGHTS == transfer.FAST_WEIGHTS
+    assert tuple(fast.MODELS) == one_pass.MODELS
     words = {name: option.kind.words for name, option in OPTIONS.items() if isinstance(option.kind, kinds.Choice)}
     assert words == {
         "colors": transfer.COLORS,

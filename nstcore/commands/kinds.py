@@ -12,14 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 AUTO = "auto"
-INITS = (
-    "content",
-    "noise",
-    "style",
-    "gray",
-    "statistics",
-    "fast",
-)  # nstcore.transfer's; --help must not wait for numpy
+# nstcore.transfer's; --help must not wait for numpy
+INITS = ("content", "noise", "style", "gray", "statistics", "fast")
 
 
 class Unfit(ValueError):
