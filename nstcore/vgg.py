@@ -27,6 +27,23 @@ ARCHITECTURES: dict[str, tuple[tuple[int, int], ...]] = {
     "vgg19": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
 
+
+@dataclass(frozen=True)
+class Part:
+    """Some blocks of a network: from the picture, or the pooling before block `first`, to the pooling that ends block
+    `last`; None: to the deepest tap."""
+
+    first: int = 1
+    last: int | None = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the picture that one position of its input stands for."""
+        return 2 ** (self.first - 1)
+
+
+WHOLE = Part()
+
 _LAYER = re.compile(r"(conv|relu)([1-9])_([1-9])|pool([1-9])")
 
 
@@ -98,14 +115,21 @@ def find(architecture: str, layer: str) -> Step:
     return table[layer]
 
 
-def steps_for(architecture: str, taps: Iterable[str]) -> tuple[Step, ...]:
-    """The steps up to the deepest tap: nothing beyond it is ever computed."""
-    wanted = {find(architecture, tap).name for tap in taps}
+def steps_for(architecture: str, taps: Iterable[str], part: Part = WHOLE) -> tuple[Step, ...]:
+    """The steps of a part up to the deepest tap: nothing beyond it is ever computed.
+
+    A part that ends in a pooling has all its steps, whatever is tapped of them.
+    """
+    wanted = {tap: find(architecture, tap) for tap in taps}
+    every = tuple(s for s in steps(architecture) if part.first <= s.block <= (part.last or s.block))
+    for tap, step in wanted.items():
+        if step not in every:
+            raise LayerError(f"layer {tap}: expected one of blocks {part.first} to {part.last or 'the last'}")
+    if part.last is not None:
+        return every
     if not wanted:
         raise LayerError("taps: expected at least one layer, got none")
-    every = steps(architecture)
-    deepest = max(i for i, step in enumerate(every) if step.name in wanted)
-    return every[: deepest + 1]
+    return every[: max(every.index(step) for step in wanted.values()) + 1]
 
 
 def shape(architecture: str, layer: str, height: int, width: int) -> tuple[int, int, int]:

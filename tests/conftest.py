@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cuda_devices import machine, stand_in  # noqa: F401  (fixtures, for every test)
 
+from nstcore import vgg
 from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)
 from nstcore.engines.cpu import library
 from nstcore.engines.cuda import gpu, on_cpu
@@ -93,3 +94,15 @@ def magenta_files() -> Path:
 @pytest.fixture(scope="session")
 def magenta(magenta_files) -> FastWeights:
     return load_fast_weights(magenta_files)
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Five blocks of a few channels; the native kernels want multiples of 32."""
+
+    def of(padding="zero", width=32):
+        blocks = (2, width), (2, 2 * width), (1, 3 * width), (1, 2 * width), (1, width)
+        monkeypatch.setitem(vgg.ARCHITECTURES, "vgg19", blocks)
+        return random_weights(padding=padding)
+
+    return of

@@ -65,6 +65,19 @@ static void convolution(nst_team *team, long C, long K, long H, long W, int repl
     nst_sums(team, x, NULL, C, H * W, sums[0]);
     nst_sums(team, x, w, C, H * W, sums[1]);
     for (int i = 0; i < 2; i++) add(sums[i], C * (long)sizeof **sums);
+    const nst_window windows[2] = {{1, 2, H - 3, W - 5, W}, {2, 0, H - 2, W, W}}; /* inside, and of whole rows */
+    for (int i = 0; i < 2; i++) {
+        nst_gram_within(team, x, C, H * W, &windows[i], G, floats(nst_gram_work(C)));
+        add_floats(G, C * C);
+        nst_sums_within(team, x, i ? w : NULL, C, H * W, &windows[i], sums[i]);
+        losses[i] = nst_squared_distance_within(team, x, target, i ? w : NULL, C, H * W, &windows[i]);
+        add(sums[i], C * (long)sizeof **sums);
+    }
+    add(losses, (long)sizeof losses);
+    float *book = floats(below);
+    nst_unblock(team, x, H * W * 16, W * 16, 16, C, H, W, book);
+    nst_block(team, book + 1, H * W, W, C, H - 1, W - 1, 1, guided);
+    add_floats(guided, C * (H - 1) * (W - 1));
     nst_weigh(team, x, w, C, H * W, guided);
     add_floats(guided, below);
 

@@ -21,7 +21,7 @@ from conftest import random_weights
 
 from nstcore import vgg
 from nstcore.engines import TapGradient
-from nstcore.engines.cpu import library, native, operations, vectors
+from nstcore.engines.cpu import filters, library, native, operations, vectors
 from nstcore.engines.cpu.arena import ALIGNMENT, Arena
 from nstcore.optim import minimize_adam, minimize_lbfgs
 
@@ -32,6 +32,7 @@ TAPS = (
     ("relu1_2", "conv2_1", "pool2", "relu3_1", "relu4_1", "conv4_2"),
     ("relu1_1", "pool3"),
 )
+PARTS = (vgg.Part(2, 3), "conv3_2"), (vgg.Part(4, 4), "pool4")
 ELEMENTS = (1, 7, 1025, 40_003)
 SIZES = ((16, 16), (17, 33), (37, 50), (21, 67))
 # Of layers: C, K (0: depthwise), size, kernel, what follows it; on both sides of what the kernels decide
@@ -112,6 +113,25 @@ def step(network: native.NativeNetwork, size: tuple[int, int], rng: np.random.Ge
     assert np.isfinite(gradient).all(), (network.taps, size)
 
 
+def step_of_a_part(network: native.NativeNetwork, size: tuple[int, int], rng: np.random.Generator) -> None:
+    """A part with one tap and a pooling at its end: windows of larger arrays in, statistics of rectangles."""
+    (tap,), channels = network.taps, network.steps[0].in_channels
+    network.forward(filled(rng, channels, size[0] + 1, size[1] + 2)[:, 1:, 1:-1])
+    N, H, W = network.features(tap).shape
+    for window in ((slice(1, H), slice(0, W)), (slice(0, H - 1), slice(1, W - 1)), (slice(H - 1, H), slice(W - 1, W))):
+        weights = np.zeros((H, W))
+        weights[window] = 1
+        guide = network.guide(tap, weights)
+        target = network.hold(tap, filled(rng, N, H, W), guide)
+        numbers = [network.gram(tap, guide).max(), network.sums(tap, guide).max(), network.squared_norm(target)]
+        numbers += [network.squared_distance(tap, target), network.features(tap, window).max()]
+        assert np.isfinite(numbers).all(), (tap, size, window, numbers)
+    end = network.features(network.steps[-1].output).shape
+    gradients = {tap: [TapGradient(target=target, scale=0.5, guide=guide)]}
+    gradient = network.backward(gradients, filled(rng, *end[:2], end[2] + 3)[:, :, 3:])
+    assert np.isfinite(gradient).all(), (tap, size)
+
+
 class SeparateVectors(vectors.NativeVectors):
     """Arrays with red zones, off the alignment by one float."""
 
@@ -155,7 +175,7 @@ def layers(kernels: library.Library, crew: library.Crew, rng: np.random.Generato
 
 
 def main(path: str, instructions: str, short: str | None = None) -> None:
-    native.Arena = vectors.Arena = operations.Arena = Separate
+    filters.Arena = native.Arena = vectors.Arena = operations.Arena = Separate
     Separate.short = short
     vgg.ARCHITECTURES["vgg19"] = BLOCKS
     kernels, rng = library.Library(instructions, Path(path)), np.random.default_rng(0)
@@ -170,6 +190,10 @@ def main(path: str, instructions: str, short: str | None = None) -> None:
         network = native.NativeNetwork(weights, taps, pooling, kernels, next(crews))
         for size in SIZES:
             step(network, size, rng)
+        for part, tap in PARTS if taps is TAPS[-1] else ():
+            network = native.NativeNetwork(weights, [tap], pooling, kernels, next(crews), part)
+            for size in SIZES[1:3]:
+                step_of_a_part(network, size, rng)
     print("done")
 
 

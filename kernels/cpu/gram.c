@@ -1,11 +1,11 @@
 /* Gram matrix: ops.gram_forward. G = F F^T for F (C, M), one half computed and mirrored.
  *
- * The positions are cut into a number of shares that depends on the shape alone, each summed by itself (and, for many
+ * The positions are cut into a number of shares that depends on their number alone, each summed by itself (and, for many
  * channels, by strips of columns), then the shares are added in order: the same bits for any number of threads.
  */
 #include "nst.h"
 #include "team.h"
-#include "vector.h"
+#include "window.h"
 
 #include <string.h>
 
@@ -17,6 +17,7 @@ typedef struct {
     const float *F;
     float *G, *partial;
     long C, M, shares, strips;
+    nst_window window;
 } job;
 
 static long most_shares(long C) { return C >= 512 ? 4 : C >= 256 ? 8 : C >= 128 ? 16 : 32; }
@@ -57,18 +58,19 @@ static void sum_share(void *argument, long task, int worker)
     (void)worker;
     const job *j = argument;
     const long C = j->C, share = task / j->strips, strip = j->strips - 1 - task % j->strips, block = j->M * CB;
-    const long start = j->M * share / j->shares, end = j->M * (share + 1) / j->shares, step = SLAB;
+    const long size = window_size(&j->window), start = size * share / j->shares, end = size * (share + 1) / j->shares;
     const long first = strip * STRIP, last = first + STRIP < C ? first + STRIP : C;
     float *G = j->partial + share * C * C;
     for (long i = 0; i < last; i++) memset(G + i * C + first, 0, (size_t)(last - first) * sizeof *G);
-    for (long p = start; p < end; p += step) {
-        const long n = end - p < step ? end - p : step;
-        const float *F = j->F + p * CB;
+    for (long p = start, n; p < end; p += n) {
+        n = run_length(&j->window, p, end, SLAB);
+        const long at = position(&j->window, p), ahead = (position(&j->window, p + n) - at) * CB;
+        const float *F = j->F + at * CB;
         for (long k = first; k < last; k += NP) {
             const float *fk0 = F + k / CB * block + k % CB;
             const float *fk1 = F + (k + VN) / CB * block + (k + VN) % CB;
             for (long i = 0; i < k + VN; i += ROWS)
-                corner(ROWS, 1, F + i / CB * block + i % CB, fk0, fk1, n, G + i * C + k, C, i ? 0 : SLAB * CB);
+                corner(ROWS, 1, F + i / CB * block + i % CB, fk0, fk1, n, G + i * C + k, C, i ? 0 : ahead);
             for (long i = k + VN; i < k + NP; i += 2 * ROWS > VN ? VN : 2 * ROWS) /* above the diagonal: one vector */
                 corner(2 * ROWS > VN ? VN : 2 * ROWS, 0, F + i / CB * block + i % CB, fk1, fk1, n, G + i * C + k + VN, C, 0);
         }
@@ -129,10 +131,17 @@ void nst_weigh(nst_team *team, const float *F, const float *a, long C, long M, f
 
 /* ---- the whole --------------------------------------------------------------------------------------------------------- */
 
-void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work)
+void nst_gram_within(nst_team *team, const float *F, long C, long M, const nst_window *window, float *G, float *work)
 {
-    job j = {F, G, work, C, M, shares(C, M), (C + STRIP - 1) / STRIP};
+    job j = {.F = F, .G = G, .partial = work, .C = C, .M = M, .strips = (C + STRIP - 1) / STRIP};
+    j.window = window_of(window, M);
+    j.shares = shares(C, window_size(&j.window));
     team_run(team, j.shares * j.strips, sum_share, &j);
     team_run(team, C / CB, add_shares, &j);
     team_run(team, C / CB, mirror, &j);
+}
+
+void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work)
+{
+    nst_gram_within(team, F, C, M, NULL, G, work);
 }

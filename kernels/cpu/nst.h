@@ -96,15 +96,33 @@ NST_API long nst_tap_work(long C, int threads);
 NST_API void nst_tap_gradient(nst_team *team, const float *F, const float *w, float *g, int add, int mask, long C, long M,
                               const nst_tap *tap, float *work);
 
+/* ---- layouts --------------------------------------------------------------------------------------------------------- */
+
+/* x (C, H, W), `plane` floats from channel to channel and `row` from row to row, into blocks out (C/16, H, W, 16); with
+ * `add` onto them */
+NST_API void nst_block(nst_team *team, const float *x, long plane, long row, long C, long H, long W, int add, float *out);
+/* And back: out (C, H, W) of blocks with that many floats from block to block, row to row and column to column */
+NST_API void nst_unblock(nst_team *team, const float *x, long block, long row, long column, long C, long H, long W,
+                         float *out);
+
 /* ---- statistics ------------------------------------------------------------------------------------------------------ */
 
-/* ops.gram_forward: G (C, C) of F (C, M) */
+/* The positions that count: a rectangle of features with rows of `row` positions. NULL: all of them. */
+typedef struct {
+    long top, left, height, width, row;
+} nst_window;
+
+/* ops.gram_forward: G (C, C) of F (C, M); with `_within`, here and below, of the positions in a window alone */
 NST_API long nst_gram_work(long C);
 NST_API void nst_gram(nst_team *team, const float *F, long C, long M, float *G, float *work);
+NST_API void nst_gram_within(nst_team *team, const float *F, long C, long M, const nst_window *window, float *G,
+                             float *work);
 /* out = a F for F (C, M), a (M). ops.moments_forward: nst_gram of it is G, where a = sqrt(w) */
 NST_API void nst_weigh(nst_team *team, const float *F, const float *a, long C, long M, float *out);
 /* ops.moments_forward: s (C) = sum_m w[m] F[:,m] of F (C, M); w is 1 where it is NULL */
 NST_API void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, double *s);
+NST_API void nst_sums_within(nst_team *team, const float *F, const float *w, long C, long M, const nst_window *window,
+                             double *s);
 /* S = dG + dG^T for nst_tap */
 NST_API void nst_pack_style(nst_team *team, const float *dG, long C, float *S);
 /* ops.style_forward and ops.style_backward: returns the loss; dG (C, C), which may be G, receives its gradient */
@@ -112,6 +130,8 @@ NST_API double nst_style(nst_team *team, const float *G, double M, const float *
                          float *dG);
 /* ops.content_forward with scale 1: sum w (F - P)^2 of F, P (C, M); P is 0, w (M) is 1 where they are NULL */
 NST_API double nst_squared_distance(nst_team *team, const float *F, const float *P, const float *w, long C, long M);
+NST_API double nst_squared_distance_within(nst_team *team, const float *F, const float *P, const float *w, long C, long M,
+                                           const nst_window *window);
 /* ops.total_variation_forward and, added to dx, ops.total_variation_backward: x, dx (C, H, W) */
 NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, double diagonal,
                                    float *dx);

@@ -6,7 +6,7 @@
  */
 #include "nst.h"
 #include "team.h"
-#include "vector.h"
+#include "window.h"
 
 #include <stddef.h>
 
@@ -20,6 +20,7 @@ typedef struct {
     long n, C, H, W, M;
     double scale_a, scale_b;
     float factor, *out;
+    nst_window window;
     long first; /* piece of task 0 */
     double sums[PIECES];
 } job;
@@ -59,53 +60,64 @@ static void distance_piece(void *argument, long task, int worker)
     j->sums[task] = total;
 }
 
-/* A piece of features, each position with its weight */
-static void guided_distance_piece(void *argument, long task, int worker)
+/* Tasks: the window's runs of positions of 16 channels, each position with its weight */
+static void guided_distance(void *argument, long task, int worker)
 {
     (void)worker;
     job *j = argument;
-    const long start = (j->first + task) * PIECE, end = start + PIECE < j->n ? start + PIECE : j->n;
+    const long size = window_size(&j->window), runs = (size + RUN - 1) / RUN, block = (j->first + task) / runs;
+    const long start = (j->first + task) % runs * RUN, end = start + RUN < size ? start + RUN : size;
     double total = 0;
-    for (long i = start; i < end;) {
-        const long stop = i + SHORT * CB < end ? i + SHORT * CB : end;
+    for (long p = start, n; p < end; p += n) {
+        n = run_length(&j->window, p, end, SHORT);
+        const long first = position(&j->window, p);
         vf sum = {0};
-        for (; i < stop; i += CB) {
+        for (long m = first; m < first + n; m++) {
             vf squares = {0};
             UNROLL for (int h = 0; h < CB; h += VN) {
-                vf d = LOAD(j->a + i + h);
-                if (j->b) d -= LOAD(j->b + i + h);
+                const long at = (block * j->M + m) * CB + h;
+                vf d = LOAD(j->a + at);
+                if (j->b) d -= LOAD(j->b + at);
                 squares += d * d;
             }
-            sum += squares * j->w[i / CB % j->M];
+            sum += j->w ? squares * j->w[m] : squares;
         }
         total += sum_of(sum);
     }
     j->sums[task] = total;
 }
 
-double nst_squared_distance(nst_team *team, const float *F, const float *P, const float *w, long C, long M)
+double nst_squared_distance_within(nst_team *team, const float *F, const float *P, const float *w, long C, long M,
+                                   const nst_window *window)
 {
     job j;
-    j.a = F, j.b = P, j.w = w, j.n = C * M, j.M = M;
-    return add_up(team, &j, (j.n + PIECE - 1) / PIECE, w ? guided_distance_piece : distance_piece);
+    j.a = F, j.b = P, j.w = w, j.n = C * M, j.M = M, j.window = window_of(window, M);
+    if (!w && !window) return add_up(team, &j, (j.n + PIECE - 1) / PIECE, distance_piece);
+    return add_up(team, &j, C / CB * ((window_size(&j.window) + RUN - 1) / RUN), guided_distance);
+}
+
+double nst_squared_distance(nst_team *team, const float *F, const float *P, const float *w, long C, long M)
+{
+    return nst_squared_distance_within(team, F, P, w, C, M, NULL);
 }
 
 /* ---- sums of the channels ----------------------------------------------------------------------------------------------- */
 
-/* Tasks: a run of positions of 16 channels */
+/* Tasks: the window's runs of positions of 16 channels */
 static void channel_sums(void *argument, long task, int worker)
 {
     (void)worker;
     job *j = argument;
-    const long runs = (j->M + RUN - 1) / RUN, block = (j->first + task) / runs;
-    const long start = (j->first + task) % runs * RUN, end = start + RUN < j->M ? start + RUN : j->M;
+    const long size = window_size(&j->window), runs = (size + RUN - 1) / RUN, block = (j->first + task) / runs;
+    const long start = (j->first + task) % runs * RUN, end = start + RUN < size ? start + RUN : size;
     const float *F = j->a + block * j->M * CB;
     double *sums = j->sums + task * CB;
     for (int c = 0; c < CB; c++) sums[c] = 0;
-    for (long m = start; m < end;) {
-        const long stop = m + SHORT < end ? m + SHORT : end;
+    for (long p = start, n; p < end; p += n) {
+        n = run_length(&j->window, p, end, SHORT);
+        const long first = position(&j->window, p);
         vf sum[CB / VN] = {{0}};
-        for (; m < stop; m++) {
+        for (long m = first; m < first + n; m++) {
             UNROLL for (int h = 0; h < CB / VN; h++)
                 sum[h] += j->w ? LOAD(F + m * CB + h * VN) * j->w[m] : LOAD(F + m * CB + h * VN);
         }
@@ -113,11 +125,11 @@ static void channel_sums(void *argument, long task, int worker)
     }
 }
 
-void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, double *s)
+void nst_sums_within(nst_team *team, const float *F, const float *w, long C, long M, const nst_window *window, double *s)
 {
     job j;
-    j.a = F, j.w = w, j.M = M;
-    const long runs = (M + RUN - 1) / RUN, tasks = C / CB * runs;
+    j.a = F, j.w = w, j.M = M, j.window = window_of(window, M);
+    const long runs = (window_size(&j.window) + RUN - 1) / RUN, tasks = C / CB * runs;
     for (long c = 0; c < C; c++) s[c] = 0;
     for (j.first = 0; j.first < tasks; j.first += PIECES / CB) {
         const long n = tasks - j.first < PIECES / CB ? tasks - j.first : PIECES / CB;
@@ -125,6 +137,11 @@ void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, do
         for (long i = 0; i < n; i++)
             for (int c = 0; c < CB; c++) s[(j.first + i) / runs * CB + c] += j.sums[i * CB + c];
     }
+}
+
+void nst_sums(nst_team *team, const float *F, const float *w, long C, long M, double *s)
+{
+    nst_sums_within(team, F, w, C, M, NULL, s);
 }
 
 /* ---- style ---------------------------------------------------------------------------------------------------------------- */

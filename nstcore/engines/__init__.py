@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import DeviceError
-from .base import Engine, Network, TapGradient
+from .base import Asked, Engine, Network, TapGradient
 
-__all__ = ["DEVICES", "PRECISIONS", "Engine", "Network", "TapGradient", "create"]
+__all__ = ["DEVICES", "PRECISIONS", "Asked", "Engine", "Network", "TapGradient", "create"]
 
 DEVICES = ("auto", "cpu", "cuda", "cuda-on-cpu", "reference")
 PRECISIONS = ("float32", "float64", "tf32", "float16", "bfloat16")

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from .. import ops, vgg
-from ..errors import OptionError
+from ..errors import OptionError, ShapeError
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from .memory import free_memory
@@ -37,6 +37,7 @@ Evaluate = Callable[[Any], tuple[Any, Any]]
 FORWARD, BACKWARD = "forward", "backward"  # the two passes
 PIXELS = "pixels"  # the layer's name for the pre-processing
 _UNWATCHED = nullcontext()
+EVERYWHERE = slice(None), slice(None)  # all rows, all columns
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,26 @@ class TapGradient:
     guide: Any = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Something that will be asked of the features of a forward pass.
+
+    Attributes
+    ----------
+    what : {"gram", "sums", "keep", "distance"}
+        `Network.gram`, `.sums`, `.keep`, `.squared_distance`.
+    tap : str
+    guide : as `Network.guide` gave it, or None
+    target : as `Network.keep` gave it
+        Of a distance.
+    """
+
+    what: str
+    tap: str
+    guide: Any = None
+    target: Any = None
+
+
 class Network(ABC):
     """One checkpoint, prepared for one engine and one set of taps.
 
@@ -74,6 +95,9 @@ class Network(ABC):
     taps : iterable of layer names
         Nothing beyond the deepest is computed.
     pooling : {"max", "average", "l2"}
+    part : Part
+        The blocks that it computes. Where that is not the whole, its input are the features of the pooling before it,
+        (C, H, W), in the place of pixels (3, H, W): an array of the engine in the book's layout.
 
     Attributes
     ----------
@@ -81,20 +105,24 @@ class Network(ABC):
         Bytes of one number of a feature.
     apart : bool
         Whether its arrays lie in a memory of their own, as a GPU's do, not in the host's.
+    crops : bool
+        Whether a guide that is 1 in a rectangle and 0 elsewhere takes no buffer.
     """
 
     itemsize: int
     apart: bool = False
+    crops: bool = False
     _watcher: Watcher | None = None
 
-    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str) -> None:
+    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, part: vgg.Part = vgg.WHOLE) -> None:
         if pooling not in ops.POOLINGS:
             raise OptionError(f"pooling: expected one of {', '.join(ops.POOLINGS)}, got {pooling!r}")
         self.taps = tuple(taps)
         self.weights = weights
         self.pooling = pooling
-        self.steps = vgg.steps_for(weights.architecture, self.taps)
-        weights.require(self.taps)
+        self.part = part
+        self.steps = vgg.steps_for(weights.architecture, self.taps, part)
+        weights.require([*self.taps, *(step.name for step in self.steps)])
 
     def twin(self) -> Self:
         """A network for a picture of its own, with the same filters. Nobody watches it yet."""
@@ -106,6 +134,10 @@ class Network(ABC):
     @abstractmethod
     def _empty(self) -> None:
         """Have no buffers, without touching those that there are."""
+
+    def free(self) -> None:
+        """Have no buffers until the next forward, so that others may have the memory."""
+        self._empty()
 
     def watch(self, watcher: Watcher | None) -> None:
         """From now on time every step of each forward and backward; None ends it.
@@ -149,18 +181,36 @@ class Network(ABC):
         return  # an engine whose calls return earlier has its own
 
     def shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
-        """Shape (N, H, W) of every layer that is computed for a picture of that size; refuses one that is too small."""
-        for tap in self.taps:
-            vgg.shape(self.weights.architecture, tap, height, width)
-        return {s.output: (s.out_channels, height // s.stride, width // s.stride) for s in self.steps}
+        """Shape (N, H, W) of every layer that is computed for an input of that size; refuses one that is too small."""
+        if self.part == vgg.WHOLE:
+            for tap in self.taps:
+                vgg.shape(self.weights.architecture, tap, height, width)
+        return {s.output: self._shape(s, height, width) for s in self.steps}
+
+    def _shape(self, step: vgg.Step, height: int, width: int) -> tuple[int, int, int]:
+        """Of a step's output, for an input of that size."""
+        stride = step.stride // self.part.stride
+        if min(height, width) < stride:
+            raise ShapeError(f"{step.name}: expected at least {stride} positions a side, got {width}x{height}")
+        return step.out_channels, height // stride, width // stride
+
+    def ask(self, asked: Sequence[Asked]) -> None:
+        """What will be asked of the features of every forward pass from now on, in place of what was said before.
+
+        A network that does not keep all its features measures that on the way; the others need not know.
+        """
+        return
 
     @abstractmethod
     def forward(self, pixels: Any) -> None:
-        """Compute the features of pixels (3, H, W), RGB in [0, 1], an array of the engine."""
+        """Compute the features of pixels (3, H, W), RGB in [0, 1], an array of the engine; or of a part's input."""
 
     @abstractmethod
-    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Any:
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]], above: Any = None) -> Any:
         """Gradient (3, H, W) with respect to the pixels of the last forward; a buffer that the next call reuses.
+
+        `above`, of a part: what comes back to its last layer from the next part, (C, H, W) as the input is. The
+        gradient is then with respect to the part's input.
 
         What several losses send back from one tap is added. One without a guide is cheapest.
 
@@ -193,6 +243,10 @@ class Network(ABC):
         """A content target: the tap's features as they are now, and the guide of its distances."""
 
     @abstractmethod
+    def hold(self, tap: str, P: np.ndarray, guide: Any = None) -> Any:
+        """A content target, as `keep` gives it, of features (N, H, W) in the book's layout."""
+
+    @abstractmethod
     def squared_norm(self, target: Any) -> float:
         """sum w P^2 of a kept target."""
 
@@ -201,8 +255,8 @@ class Network(ABC):
         """sum w (F - P)^2 of a tap and a kept target."""
 
     @abstractmethod
-    def features(self, tap: str) -> np.ndarray:
-        """A copy of a tap's features in the book's layout (N, H, W)."""
+    def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        """A copy of a layer's features in the book's layout (N, H, W), or of a window of them (rows, columns)."""
 
     def decisions(self) -> dict[str, np.ndarray]:
         """Every choice that the last forward made, in the book's layout: where each ReLU let through (bool, by the name
@@ -239,9 +293,18 @@ class Network(ABC):
         """Bytes of all of `memory` together."""
         return sum(self.memory(height, width, guided).values())
 
+    def bytes_of_twin(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
+        """What a `twin` takes beside this network: all but the filters."""
+        buffers = self.memory(height, width, guided)
+        return sum(buffers.values()) - buffers["filters"]
+
+    def work(self, height: int, width: int) -> float:
+        """Of forward and backward of a picture of that size, as a multiple of what they take in one piece."""
+        return 1.0
+
     def size_of(self, tap: str, height: int, width: int) -> int:
         """Numbers of a tap's features for a picture of that size."""
-        return math.prod(vgg.shape(self.weights.architecture, tap, height, width))
+        return math.prod(self._shape(vgg.find(self.weights.architecture, tap), height, width))
 
 
 def _called(evaluate: Evaluate, x: Any) -> tuple[Any, Any]:
@@ -279,8 +342,8 @@ class Engine(ABC):
         """What computes, and how, in a few words for a person."""
 
     @abstractmethod
-    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> Network:
-        """Prepare weights for a set of taps."""
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str, part: vgg.Part = vgg.WHOLE) -> Network:
+        """Prepare weights for a set of taps, or for a part of the network."""
 
     def operations(self) -> Operations:
         """Single layers, for networks that are not VGG; the book's, where the engine has none of its own."""
@@ -311,6 +374,15 @@ class Engine(ABC):
     def memory(self) -> int | None:
         """Bytes that are free where this engine's arrays lie; None where nobody knows."""
         return free_memory()
+
+    def in_memory(self, count: int) -> int:
+        """Bytes of memory that an array of `count` bytes takes; 0 where it lies on disk."""
+        return count
+
+    def room(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        """Where a picture (3, H, W) may be made before `array` takes it: float32, on disk. None where it does not
+        matter, as this engine's arrays lie in memory."""
+        return None
 
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         """Style loss of one layer and its gradient dG, which may take G's place: `ops.style_forward`, `.._backward`."""

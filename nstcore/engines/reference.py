@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import ops, vgg
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from ..vgg import Step
-from .base import BACKWARD, FORWARD, PIXELS, Engine, Network, TapGradient
+from .base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Engine, Network, TapGradient
 
 
 class ReferenceEngine(Engine):
@@ -31,8 +31,10 @@ class ReferenceEngine(Engine):
     def describe(self) -> str:
         return f"reference (the book in NumPy, {self.dtype})"
 
-    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> ReferenceNetwork:
-        return ReferenceNetwork(weights, taps, pooling, self.dtype)
+    def network(
+        self, weights: Weights, taps: Iterable[str], pooling: str, part: vgg.Part = vgg.WHOLE
+    ) -> ReferenceNetwork:
+        return ReferenceNetwork(weights, taps, pooling, self.dtype, part)
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class Kept:
 class ReferenceNetwork(Network):
     """Features are kept as (N, H, W), by layer name."""
 
-    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype) -> None:
-        super().__init__(weights, taps, pooling)
+    def __init__(
+        self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype, part: vgg.Part = vgg.WHOLE
+    ) -> None:
+        super().__init__(weights, taps, pooling, part)
         self.dtype = dtype
         self.itemsize = dtype.itemsize
         self.filters = {}
@@ -70,8 +74,10 @@ class ReferenceNetwork(Network):
         self.shapes(*pixels.shape[1:])
         self.values = {}
         self.choices = {}
-        with self._timed(PIXELS, FORWARD):
-            x = ops.preprocess_forward(pixels.astype(self.dtype), *self.preprocessing)
+        x = pixels.astype(self.dtype)
+        if self.part.first == 1:
+            with self._timed(PIXELS, FORWARD):
+                x = ops.preprocess_forward(x, *self.preprocessing)
         for step in self.steps:
             with self._timed(step.name, FORWARD):
                 x = self.values[step.output] = self._step_forward(step, x, decisions)
@@ -92,11 +98,14 @@ class ReferenceNetwork(Network):
             self.choices[step.name] = choice
         return y
 
-    def backward(self, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
-        dy = np.zeros_like(self.values[self.steps[-1].output])
+    def backward(self, gradients: Mapping[str, Sequence[TapGradient]], above: np.ndarray | None = None) -> np.ndarray:
+        top = self.values[self.steps[-1].output]
+        dy = np.zeros_like(top) if above is None else above.astype(self.dtype).reshape(top.shape)
         for step in reversed(self.steps):
             with self._timed(step.name, BACKWARD):
                 dy = self._step_backward(step, dy, gradients)
+        if self.part.first > 1:
+            return dy
         with self._timed(PIXELS, BACKWARD):
             return ops.preprocess_backward(dy, *self.preprocessing)
 
@@ -145,14 +154,17 @@ class ReferenceNetwork(Network):
     def keep(self, tap: str, guide: Any = None) -> Kept:
         return Kept(_matrix(self.values[tap]).copy(), guide)
 
+    def hold(self, tap: str, P: np.ndarray, guide: Any = None) -> Kept:
+        return Kept(_matrix(P).astype(self.dtype), guide)
+
     def squared_norm(self, target: Any) -> float:
         return ops.content_forward(target.P, np.zeros_like(target.P), 1.0, target.w)
 
     def squared_distance(self, tap: str, target: Any) -> float:
         return ops.content_forward(_matrix(self.values[tap]), target.P, 1.0, target.w)
 
-    def features(self, tap: str) -> np.ndarray:
-        return self.values[tap].copy()
+    def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        return self.values[tap][:, *window].copy()
 
     def decisions(self) -> dict[str, np.ndarray]:
         return {**{n: m.copy() for n, m in self._mask.items()}, **{n: c.copy() for n, c in self.choices.items()}}
@@ -169,7 +181,8 @@ class ReferenceNetwork(Network):
                 found[f"{step.output}:mask"] = K * h * w
                 # conv_backward: dy, dx with its border and without; of one tap (r, s), the product
                 largest = max(largest, (K + 3 * step.in_channels) * h * w)
-        return {**found, "gradient": 3 * height * width * self.itemsize, "temporary": largest * self.itemsize}
+        channels = self.steps[0].in_channels
+        return {**found, "gradient": channels * height * width * self.itemsize, "temporary": largest * self.itemsize}
 
 
 def _matrix(values: np.ndarray) -> np.ndarray:

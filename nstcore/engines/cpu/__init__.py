@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ... import vgg
 from ...errors import DeviceError, OptionError
 from ...optim import Vectors
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
 from ..operations import Operations
+from .arena import Spare
 from .library import Crew, choose
 from .native import CHANNELS, NativeNetwork
 from .network import NumpyNetwork
@@ -49,6 +51,7 @@ class CpuEngine(Engine):
         self.library, self.notice = choose(kernels) if dtype == "float32" else (None, None)
         if self.library is not None:
             self.crew = Crew(self.library, wanted)
+            self._spare = Spare()
         self.vectors = Vectors() if self.library is None else NativeVectors(self.library, self.crew)
 
     def describe(self) -> str:
@@ -56,10 +59,11 @@ class CpuEngine(Engine):
         plural = "s" if self.threads != 1 else ""
         return f"cpu ({form}, {self.threads} thread{plural}, {self.dtype})"
 
-    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> Network:
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str, part: vgg.Part = vgg.WHOLE) -> Network:
         if self.library is not None and all(len(b) % CHANNELS == 0 for _, b in weights.filters.values()):
-            return NativeNetwork(weights, taps, pooling, self.library, self.crew)
-        return NumpyNetwork(weights, taps, pooling, self.dtype, Team(self.threads))
+            spare = None if part == vgg.WHOLE else self._spare  # the parts of a network take turns
+            return NativeNetwork(weights, taps, pooling, self.library, self.crew, part, spare)
+        return NumpyNetwork(weights, taps, pooling, self.dtype, Team(self.threads), part)
 
     def operations(self) -> Operations:
         return super().operations() if self.library is None else NativeOperations(self.library, self.crew)

@@ -81,6 +81,12 @@ class First(Structure):
     )
 
 
+class Window(Structure):
+    """nst_window"""
+
+    _fields_ = tuple((name, c_long) for name in ("top", "left", "height", "width", "row"))
+
+
 class Layer(Structure):
     """nst_layer"""
 
@@ -93,7 +99,7 @@ class Layer(Structure):
 POOLINGS = {"max": 0, "average": 1, "l2": 2}  # NST_MAX, NST_AVERAGE, NST_L2
 
 _team, _conv, _tap, _first = c_void_p, POINTER(Convolution), POINTER(Tap), POINTER(First)
-_layer = POINTER(Layer)
+_layer, _window = POINTER(Layer), POINTER(Window)
 # Of each function of nst.h: the type of its result, then those of its arguments
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "build": (c_char_p,),
@@ -117,13 +123,18 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "pool_backward": (None, _team, c_int, Floats, Floats, c_long, c_long, c_long, _tap, Floats),
     "tap_work": (c_long, c_long, c_int),
     "tap_gradient": (None, _team, Floats, Floats, Floats, c_int, c_int, c_long, c_long, _tap, Floats),
+    "block": (None, _team, c_void_p, *[c_long] * 5, c_int, Floats),
+    "unblock": (None, _team, c_void_p, *[c_long] * 6, Floats),
     "gram_work": (c_long, c_long),
     "gram": (None, _team, Floats, c_long, c_long, Floats, Floats),
+    "gram_within": (None, _team, Floats, c_long, c_long, _window, Floats, Floats),
     "weigh": (None, _team, Floats, Floats, c_long, c_long, Floats),
     "sums": (None, _team, Floats, Floats, c_long, c_long, POINTER(c_double)),
+    "sums_within": (None, _team, Floats, Floats, c_long, c_long, _window, POINTER(c_double)),
     "pack_style": (None, _team, Floats, c_long, Floats),
     "style": (c_double, _team, Floats, c_double, Floats, c_double, c_double, c_long, Floats),
     "squared_distance": (c_double, _team, Floats, Floats, Floats, c_long, c_long),
+    "squared_distance_within": (c_double, _team, Floats, Floats, Floats, c_long, c_long, _window),
     "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, c_double, Floats),
     "copy": (None, _team, Floats, Floats, c_long),
     "fill": (None, _team, Floats, c_double, c_long),
@@ -161,6 +172,27 @@ class Library:
             function = getattr(self._library, f"nst_{name}")
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
+
+    def to_blocks(self, team: int, x: np.ndarray, out: np.ndarray, add: bool = False) -> None:
+        """x (C, H, W) into blocks out (C/16, H, W, 16), or onto them. x may be a window of a larger float32 array."""
+        self._fit(x, out)
+        if x.dtype != np.float32 or x.strides[2] != x.itemsize:
+            x = np.ascontiguousarray(x, np.float32)
+        plane, row = (stride // x.itemsize for stride in x.strides[:2])
+        self.block(team, x.ctypes.data, plane, row, *x.shape, add, out)
+
+    def to_book(self, team: int, blocks: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """out (C, H, W) of blocks (C/16, H, W, 16), which may be a window of a larger float32 array."""
+        self._fit(out, blocks)
+        strides = (stride // blocks.itemsize for stride in blocks.strides[:3])
+        self.unblock(team, blocks.ctypes.data, *strides, *out.shape, out)
+        return out
+
+    @staticmethod
+    def _fit(book: np.ndarray, blocks: np.ndarray) -> None:
+        C, H, W = book.shape
+        if blocks.shape != (C // 16, H, W, 16):
+            raise ValueError(f"expected blocks (C/16, H, W, 16) for features {book.shape}, got {blocks.shape}")
 
     def __getattr__(self, name: str) -> Any:  # for type checkers: the functions are set above
         raise AttributeError(name)

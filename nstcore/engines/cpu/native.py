@@ -16,24 +16,26 @@ import numpy as np
 
 from ... import ops, vgg
 from ...pretrained.weights import Weights
-from ...vgg import Step
-from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
-from .arena import Arena
-from .library import POOLINGS, Convolution, Crew, First, Library, Tap
+from ...vgg import WHOLE, Part, Step
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Network, TapGradient
+from .arena import Arena, Spare
+from .filters import pack_filters, plan_filters
+from .library import POOLINGS, Convolution, Crew, First, Library, Tap, Window
+from .statistics import rectangle_of
 
 CB = 16  # channels of a block
 CHANNELS = 32  # every layer has a multiple of these
-
 
 Gradients = Mapping[str, Sequence[TapGradient]]
 
 
 @dataclass(frozen=True)
 class Guide:
-    """Weights w of the positions and their square roots, both (M,)."""
+    """Weights w of the positions and their square roots, both (M,), or of a rectangle that alone counts, and fully."""
 
     w: np.ndarray
     root: np.ndarray
+    window: Window | None
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,21 @@ class NativeNetwork(Network):
     """VGG in the native kernels of one library, one crew of threads. float32."""
 
     itemsize = 4
+    crops = True
 
-    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, library: Library, crew: Crew) -> None:
-        super().__init__(weights, taps, pooling)
-        self.library, self.crew = library, crew
-        self.filters = self._pack()
+    def __init__(
+        self,
+        weights: Weights,
+        taps: Iterable[str],
+        pooling: str,
+        library: Library,
+        crew: Crew,
+        part: Part = WHOLE,
+        spare: Spare | None = None,
+    ) -> None:
+        super().__init__(weights, taps, pooling, part)
+        self.library, self.crew, self._spare = library, crew, spare
+        self.filters = pack_filters(library, crew, weights, self.steps)
         self._empty()
 
     def _empty(self) -> None:
@@ -64,46 +76,7 @@ class NativeNetwork(Network):
         self._guided: set[str] = set()
         self._extra: np.ndarray | None = None  # as large as the largest guided tap, made when it is first wanted
 
-    # -- filters --------------------------------------------------------------------------------------------------
-
-    def _filters(self) -> Arena:
-        """Packed filters of every convolution, each pass in its own order."""
-        arena = Arena()
-        for step in self.steps:
-            if step.kind != "conv":
-                continue
-            C, K = step.in_channels, step.out_channels
-            arena.add(f"{step.name}:bias", (K,), np.float32)
-            if C == 3:
-                arena.add(f"{step.name}:forward", (27, K), np.float32)
-                arena.add(f"{step.name}:backward", (K, 32), np.float32)
-                continue
-            transformed, turned = (36 if self.library.transformed(*pair) else 9 for pair in ((C, K), (K, C)))
-            arena.add(f"{step.name}:forward", (transformed, C, K), np.float32)
-            arena.add(f"{step.name}:backward", (turned, K, C), np.float32)
-            if self._replicate(step) and turned == 36:
-                arena.add(f"{step.name}:plain", (9, K, C), np.float32)
-        return arena
-
-    def _pack(self) -> dict[str, np.ndarray]:
-        packed, library, team = self._filters().allocate(), self.library, self.crew.pointer
-        for step in self.steps:
-            if step.kind != "conv":
-                continue
-            w, b = (np.ascontiguousarray(a, np.float32) for a in self.weights.filters[step.name])
-            C, K = step.in_channels, step.out_channels
-            forward, backward = packed[f"{step.name}:forward"], packed[f"{step.name}:backward"]
-            packed[f"{step.name}:bias"][...] = b
-            if C == 3:
-                rows = np.ascontiguousarray(w.transpose(1, 2, 3, 0).reshape(27, K))
-                library.pack_first(rows, K, forward, backward)
-                continue
-            pack = {36: library.pack_transformed, 9: library.pack_plain}
-            pack[len(forward)](team, w, K, C, 0, forward)
-            pack[len(backward)](team, w, C, K, 1, backward)
-            if f"{step.name}:plain" in packed:
-                library.pack_plain(team, w, C, K, 1, packed[f"{step.name}:plain"])
-        return packed
+    # -- convolutions ---------------------------------------------------------------------------------------------
 
     def _replicate(self, step: Step) -> bool:
         return self.weights.padding_of(step.name) == "replicate"
@@ -123,20 +96,13 @@ class NativeNetwork(Network):
         """Every buffer for one size of picture."""
         library, threads = self.library, self.crew.threads
         arena, convolutions, shapes = Arena(), {}, self.shapes(height, width)
-        p, first = self.weights.preprocessing, self.steps[0]
-        prepared = First(
-            first.out_channels,
-            height,
-            width,
-            self._replicate(first),
-            (ctypes.c_int * 3)(*ops.ORDERS[p.channel_order]),
-            p.range,
-            (ctypes.c_float * 3)(*p.mean),
-            (ctypes.c_float * 3)(*p.std),
-        )
-        arena.add("planes", (library.first_planes(prepared),), np.float32)
-        arena.add("gradient", (3, height, width), np.float32)
-        work = library.first_work(prepared, threads)
+        prepared, channels, work = self._prepared(height, width), self.steps[0].in_channels, 0
+        if self.part.first == 1:
+            arena.add("planes", (library.first_planes(prepared),), np.float32)
+            work = library.first_work(prepared, threads)
+        else:
+            arena.add("input", (channels // CB, height, width, CB), np.float32)
+        arena.add("gradient", (channels, height, width), np.float32)
         for step in self.steps:
             K, h, w = shapes[step.output]
             arena.add(step.output, (K // CB, h, w, CB), np.float32)
@@ -146,7 +112,7 @@ class NativeNetwork(Network):
             if step.kind == "pool":
                 _, _, below = shapes[self._below(step).output]
                 work = max(work, library.pool_work(K, below, threads))
-            elif step is not first:
+            elif step.in_channels != 3:
                 pair = self._convolution(step, h, w, False), self._convolution(step, h, w, True)
                 convolutions[step.name] = pair
                 work = max(work, *(library.conv_work(c, back, threads) for back, c in enumerate(pair)))
@@ -159,10 +125,17 @@ class NativeNetwork(Network):
         arena.add("ds", (widest,), np.float32)
         return arena, prepared, convolutions
 
+    def _prepared(self, height: int, width: int) -> First:
+        """The first convolution of a picture of that size, its pre-processing included."""
+        p, first = self.weights.preprocessing, self.steps[0]
+        order, mean, std = (ctypes.c_int * 3)(*ops.ORDERS[p.channel_order]), (ctypes.c_float * 3)(*p.mean), p.std
+        size = first.out_channels, height, width
+        return First(*size, self._replicate(first), order, p.range, mean, (ctypes.c_float * 3)(*std))
+
     @property
     def filter_bytes(self) -> int:
         """Of the packed filters."""
-        return self._filters().bytes
+        return plan_filters(self.library, self.weights, self.steps).bytes
 
     def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
         extra = self._plan_extra(height, width, guided)
@@ -170,10 +143,17 @@ class NativeNetwork(Network):
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) != self.size:
+            guided = self._guided
+            self.free()  # before the new ones are made: never two sets at once
+            self._guided = guided
             arena, self._first, self._convolutions = self._plan(height, width)
-            self.buffers, self._extra = {}, None  # before the new ones are made: never two sets at once
-            self.buffers = arena.allocate()
+            self.buffers = arena.allocate(self._spare)
             self.size = (height, width)
+
+    def free(self) -> None:
+        if self._spare is not None:
+            self._spare.give(self.buffers)
+        self._empty()
 
     def _plan_extra(self, height: int, width: int, guided: Iterable[str]) -> Arena:
         """Guides need one buffer more, as large as the largest tap that has any."""
@@ -198,10 +178,14 @@ class NativeNetwork(Network):
 
     def forward(self, pixels: np.ndarray) -> None:
         self._resize(*pixels.shape[1:])
-        x = self.buffers["planes"]
-        with self._timed(PIXELS, FORWARD):
-            # ops.preprocess_forward
-            self.library.prepare(self.crew.pointer, self._first, pixels, x)
+        if self.part.first == 1:
+            x = self.buffers["planes"]
+            with self._timed(PIXELS, FORWARD):
+                # ops.preprocess_forward
+                self.library.prepare(self.crew.pointer, self._first, pixels, x)
+        else:
+            x = self.buffers["input"]
+            self.library.to_blocks(self.crew.pointer, pixels, x)
         for i, step in enumerate(self.steps):
             if step.kind == "conv":  # a pooling came with the convolution before it
                 with self._timed(step.name, FORWARD):
@@ -217,7 +201,7 @@ class NativeNetwork(Network):
         above = self.steps[i + 1] if i + 1 < len(self.steps) else None
         pooled = buffers[above.name] if above is not None and above.kind == "pool" else None
         # ops.conv_forward, ops.bias_forward, ops.relu_forward; ops.pool_forward
-        if i == 0:
+        if step.in_channels == 3:
             self.library.first_forward(team, self._first, x, filters, bias, linear, y)
         else:
             convolution, _ = self._convolutions[step.name]
@@ -226,14 +210,18 @@ class NativeNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, gradients: Gradients) -> np.ndarray:
+    def backward(self, gradients: Gradients, above: np.ndarray | None = None) -> np.ndarray:
         self._need_features()
+        if above is not None and self.steps[-1].kind != "pool":
+            raise ValueError(f"above: expected a part that ends in a pooling, got one up to {self.steps[-1].name}")
         self._there = False
         top = self.steps[-1]
         for i in range(len(self.steps) - 1, -1, -1):
             with self._timed(self.steps[i].name, BACKWARD):
                 if self.steps[i] is top:
                     self._losses_at_the_top(top, gradients)
+                    if above is not None:
+                        self.library.to_blocks(self.crew.pointer, above, self.buffers[top.output], add=True)
                 if i > 0:
                     self._step_backward(i, gradients)
                 else:
@@ -262,11 +250,16 @@ class NativeNetwork(Network):
         self._before_relu(below, x, gradients)
 
     def _first_backward(self) -> None:
-        """conv1_1 and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
-        first, buffers = self.steps[0], self.buffers
-        dy, filters = buffers[first.output], self.filters[f"{first.name}:backward"]
-        team, gradient = self.crew.pointer, buffers["gradient"]
-        self.library.first_backward(team, self._first, dy, filters, gradient, buffers["work"])
+        """The first convolution, and the pre-processing: `ops.conv_backward`, `ops.preprocess_backward`."""
+        first, buffers, team = self.steps[0], self.buffers, self.crew.pointer
+        dy, gradient, work = buffers[first.output], buffers["gradient"], buffers["work"]
+        if self.part.first == 1:
+            filters = self.filters[f"{first.name}:backward"]
+            self.library.first_backward(team, self._first, dy, filters, gradient, work)
+        else:
+            _, turned = self._convolutions[first.name]
+            self.library.conv_backward(team, turned, dy, buffers["input"], False, None, work)
+            self.library.to_book(team, buffers["input"], gradient)
 
     def _tap(self, tap: str, gradients: Gradients) -> Tap | None:
         """What the losses send back from a tap, for the kernel that finishes its gradient.
@@ -280,14 +273,14 @@ class NativeNetwork(Network):
         plain = [g for g in given if g.guide is None]
         first, *others = [g for g in plain if g.target is not None] or [TapGradient()]
         apart = [g for g in given if g.guide is not None] + [replace(g, dG=None, ds=None) for g in others]
-        extra = None
+        extra, F = None, self.buffers[tap]
         for gradient in apart:
             add, extra = extra is not None, self._extra_for(tap)
-            self._add_alone(self.buffers[tap], gradient, extra, add)
+            self._add_alone(F, gradient, extra, add)
         dG, ds = _sum(g.dG for g in plain), _sum(g.ds for g in plain)
-        return self._packed(TapGradient(dG, ds, first.target, first.scale), extra)
+        return self._packed(F, TapGradient(dG, ds, first.target, first.scale), extra)
 
-    def _packed(self, gradient: TapGradient, extra: np.ndarray | None = None) -> Tap:
+    def _packed(self, F: np.ndarray, gradient: TapGradient, extra: np.ndarray | None = None) -> Tap:
         """S = dG + dG^T and ds as the kernels read them; good until the next one is packed."""
         S = ds = None
         if gradient.dG is not None:
@@ -296,7 +289,7 @@ class NativeNetwork(Network):
         if gradient.ds is not None:
             ds = self.buffers["ds"]
             ds[: len(gradient.ds)] = gradient.ds
-        P = None if gradient.target is None else gradient.target.P
+        P = None if gradient.target is None else _fitting(gradient.target.P, F)
         return Tap(_address(S), _address(P), gradient.scale, _address(ds), _address(extra))
 
     def _before_relu(self, step: Step, g: np.ndarray, gradients: Gradients) -> None:
@@ -308,7 +301,7 @@ class NativeNetwork(Network):
     def _add_alone(self, F: np.ndarray, gradient: TapGradient, g: np.ndarray, add: bool) -> None:
         """g = [g +] the gradient of one loss: `ops.moments_backward`, `ops.content_backward`."""
         w = None if gradient.guide is None else gradient.guide.w
-        tap, work = self._packed(gradient), self.buffers["work"]
+        tap, work = self._packed(F, gradient), self.buffers["work"]
         self.library.tap_gradient(self.crew.pointer, F, w, g, add, False, *_extent(F), tap, work)
 
     # -- statistics -----------------------------------------------------------------------------------------------
@@ -325,57 +318,86 @@ class NativeNetwork(Network):
         return math.prod(self.buffers[tap].shape[1:3])
 
     def guide(self, tap: str, weights: np.ndarray) -> Guide:
-        self._guided.add(tap)
-        w = weights.reshape(-1)
-        return Guide(np.array(w, np.float32), np.sqrt(w).astype(np.float32))
+        rectangle, w = rectangle_of(weights), weights.reshape(-1)
+        if rectangle is None:
+            self._guided.add(tap)
+            return Guide(np.array(w, np.float32), np.sqrt(w).astype(np.float32), None)
+        ones = np.array(w, np.float32)
+        return Guide(ones, ones, Window(*rectangle, weights.shape[1]))
 
     def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         F, G, team = self._tapped(tap), self.buffers[f"{tap}:gram"], self.crew.pointer
         C, M = _extent(F)
-        if guide is not None:
+        w, window = _counted(guide)
+        if w is not None:
             weighted = self._extra_for(tap)
             self.library.weigh(team, F, guide.root, C, M, weighted)
             F = weighted
-        self.library.gram(team, F, C, M, G, self.buffers["work"])
+        self.library.gram_within(team, F, C, M, window, G, self.buffers["work"])
         return G
 
     def sums(self, tap: str, guide: Any = None) -> np.ndarray:
         F = self._tapped(tap)
         C, M = _extent(F)
         s = (ctypes.c_double * C)()
-        self.library.sums(self.crew.pointer, F, None if guide is None else guide.w, C, M, s)
+        w, window = _counted(guide)
+        self.library.sums_within(self.crew.pointer, F, w, C, M, window, s)
         return np.array(s)
 
     def keep(self, tap: str, guide: Any = None) -> Kept:
-        arena = Arena()
-        arena.add(tap, self.buffers[tap].shape, np.float32)
-        P = arena.allocate()[tap]
-        np.copyto(P, self._tapped(tap))
+        F = self._tapped(tap)
+        P = _aligned(F.shape)
+        np.copyto(P, F)
         return Kept(P, guide)
+
+    def hold(self, tap: str, P: np.ndarray, guide: Any = None) -> Kept:
+        C, H, W = P.shape
+        blocks = _aligned((C // CB, H, W, CB))
+        self.library.to_blocks(self.crew.pointer, P, blocks)
+        return Kept(blocks, guide)
 
     def squared_norm(self, target: Any) -> float:
         return self._distance(target.P, None, target.guide)
 
     def squared_distance(self, tap: str, target: Any) -> float:
-        return self._distance(self._tapped(tap), target.P, target.guide)
+        F = self._tapped(tap)
+        return self._distance(F, _fitting(target.P, F), target.guide)
 
     def _distance(self, F: np.ndarray, P: np.ndarray | None, guide: Guide | None) -> float:
-        w = None if guide is None else guide.w
-        return self.library.squared_distance(self.crew.pointer, F, P, w, *_extent(F))
+        w, window = _counted(guide)
+        return self.library.squared_distance_within(self.crew.pointer, F, P, w, *_extent(F), window)
 
-    def features(self, tap: str) -> np.ndarray:
-        return self._book_layout(self._tapped(tap))
-
-    @staticmethod
-    def _book_layout(blocked: np.ndarray) -> np.ndarray:
-        blocks, height, width, _ = blocked.shape
-        return np.array(blocked.transpose(0, 3, 1, 2), order="C").reshape(blocks * CB, height, width)
+    def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        blocks = self._tapped(tap)[:, *window]
+        C, H, W = len(blocks) * CB, *blocks.shape[1:3]
+        return self.library.to_book(self.crew.pointer, blocks, np.empty((C, H, W), np.float32))
 
 
 def _extent(F: np.ndarray) -> tuple[int, int]:
     """C channels, M positions of features (C/16, H, W, 16)."""
     blocks, height, width, _ = F.shape
     return blocks * CB, height * width
+
+
+def _counted(guide: Guide | None) -> tuple[np.ndarray | None, Window | None]:
+    """Of the positions that count in a statistic, the weights and the rectangle: one of the two at most."""
+    if guide is None:
+        return None, None
+    return (guide.w, None) if guide.window is None else (None, guide.window)
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """A buffer of its own, as the kernels want it."""
+    arena = Arena()
+    arena.add("one", shape, np.float32)
+    return arena.allocate()["one"]
+
+
+def _fitting(P: np.ndarray, F: np.ndarray) -> np.ndarray:
+    """P, if it has the shape of the features that it is compared with: the kernels do not look."""
+    if P.shape != F.shape:
+        raise ValueError(f"target: expected features (C/16, H, W, 16) of shape {F.shape}, got {P.shape}")
+    return P
 
 
 def _address(a: np.ndarray | None) -> int | None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ... import ops
 from ...pretrained.weights import Weights
-from ...vgg import Step
-from ..base import BACKWARD, FORWARD, PIXELS, Network, TapGradient
+from ...vgg import WHOLE, Part, Step
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Network, TapGradient
 from . import layers, statistics
 from .arena import Arena
 from .team import Team
@@ -35,8 +35,10 @@ class NumpyNetwork(Network):
     two buffers that take turns on the way back.
     """
 
-    def __init__(self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype, team: Team) -> None:
-        super().__init__(weights, taps, pooling)
+    def __init__(
+        self, weights: Weights, taps: Iterable[str], pooling: str, dtype: np.dtype, team: Team, part: Part = WHOLE
+    ) -> None:
+        super().__init__(weights, taps, pooling, part)
         self.dtype, self.team = dtype, team
         self.itemsize = dtype.itemsize
         self.filters = {s.name: self._pack(s) for s in self.steps if s.kind == "conv"}
@@ -69,12 +71,16 @@ class NumpyNetwork(Network):
         """Every buffer for one size of picture."""
         shapes = {name: (h, w, n) for name, (n, h, w) in self.shapes(height, width).items()}
         arena, dtype = Arena(), self.dtype
-        arena.add("picture", (height + 2, width + 2, 3), dtype)  # prepared, with a border for conv1_1
-        arena.add("dpicture", (height + 2, width + 2, 3), dtype)
-        arena.add("gradient", (3, height, width), dtype)
-        arena.add("columns", (height, width, 27), dtype)
+        channels = self.steps[0].in_channels
+        if self.part.first == 1:
+            arena.add("picture", (height + 2, width + 2, 3), dtype)  # prepared, with a border for conv1_1
+            arena.add("dpicture", (height + 2, width + 2, 3), dtype)
+            arena.add("columns", (height, width, 27), dtype)
+        else:
+            arena.add("input", (height, width, channels), dtype)
+        arena.add("gradient", (channels, height, width), dtype)
         convolutions = {}
-        largest, widest = 0, 0
+        largest, widest = channels * height * width, 0
         for step in self.steps:
             shape = shapes[step.output]
             largest, widest = max(largest, int(np.prod(shape))), max(widest, step.out_channels)
@@ -117,9 +123,13 @@ class NumpyNetwork(Network):
     def forward(self, pixels: np.ndarray) -> None:
         self._resize(*pixels.shape[1:])
         with self.team.at_work():
-            with self._timed(PIXELS, FORWARD):
-                self._prepare(pixels)
-            x = self.buffers["picture"]
+            if self.part.first == 1:
+                with self._timed(PIXELS, FORWARD):
+                    self._prepare(pixels)
+                x = self.buffers["picture"]
+            else:
+                x = self.buffers["input"]
+                np.copyto(x, pixels.transpose(1, 2, 0))
             for step in self.steps:
                 with self._timed(step.name, FORWARD):
                     x = self._conv(step, x) if step.kind == "conv" else self._pool(step, x)
@@ -154,20 +164,28 @@ class NumpyNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
-    def backward(self, gradients: Gradients) -> np.ndarray:
+    def backward(self, gradients: Gradients, above: np.ndarray | None = None) -> np.ndarray:
+        last = 1 if self.part.first == 1 else 0  # conv1_1 has a way of its own
         with self.team.at_work():
             dy = self._like("even", self.steps[-1].output)
-            dy[...] = 0
-            for i in range(len(self.steps) - 1, 0, -1):
-                below = self._like("odd" if (len(self.steps) - i) % 2 else "even", self.steps[i - 1].output)
+            dy[...] = 0 if above is None else above.transpose(1, 2, 0)
+            for i in range(len(self.steps) - 1, last - 1, -1):
+                below = self._like("odd" if (len(self.steps) - i) % 2 else "even", self._input_of(i))
                 with self._timed(self.steps[i].name, BACKWARD):
                     if self.steps[i].kind == "conv":
                         self._conv_backward(self.steps[i], dy, below, gradients)
                     else:
                         self._pool_backward(i, dy, below, gradients)
                 dy = below
+            if self.part.first > 1:
+                np.copyto(self.buffers["gradient"], dy.transpose(2, 0, 1))
+                return self.buffers["gradient"]
             with self._timed(self.steps[0].name, BACKWARD):
                 return self._first_backward(dy, gradients)
+
+    def _input_of(self, i: int) -> str:
+        """The layer that step i reads."""
+        return self.steps[i - 1].output if i else "input"
 
     def _like(self, buffer: str, layer: str) -> np.ndarray:
         """One of the two gradient buffers, in the shape of a layer."""
@@ -240,6 +258,9 @@ class NumpyNetwork(Network):
     def keep(self, tap: str, guide: Any = None) -> Kept:
         return Kept(self._matrix(tap).copy(), guide)
 
+    def hold(self, tap: str, P: np.ndarray, guide: Any = None) -> Kept:
+        return Kept(np.array(P.reshape(len(P), -1).T, self.dtype, order="C"), guide)
+
     def squared_norm(self, target: Any) -> float:
         with self.team.at_work():
             return statistics.squared_distance(target.P, None, target.guide, self.buffers["work"], self.team)
@@ -250,8 +271,9 @@ class NumpyNetwork(Network):
                 self._matrix(tap), target.P, target.guide, self.buffers["work"], self.team
             )
 
-    def features(self, tap: str) -> np.ndarray:
-        return np.array(self.buffers[tap].transpose(2, 0, 1), order="C")  # a copy even where it is contiguous already
+    def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        # a copy even where it is contiguous already
+        return np.array(self.buffers[tap][*window].transpose(2, 0, 1), order="C")
 
     def decisions(self) -> dict[str, np.ndarray]:
         found = {}

@@ -22,6 +22,17 @@ class Guide:
     root: np.ndarray
 
 
+def rectangle_of(weights: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, left, height, width of the rectangle in which weights (H, W) are 1, if they are 0 everywhere else."""
+    rows, columns = (np.flatnonzero(weights.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    (top, bottom), (left, right) = ((int(each[0]), int(each[-1]) + 1) for each in (rows, columns))
+    if not (weights[top:bottom, left:right] == 1).all():
+        return None
+    return top, left, bottom - top, right - left
+
+
 def gram(F: np.ndarray, guide: Guide | None, parts: np.ndarray, work: np.ndarray, team: Team) -> np.ndarray:
     """G = F^T w F of F (M, N), channels last: `ops.gram_forward`, `ops.moments_forward`.
 
