@@ -31,6 +31,7 @@ from nstcore.optim.pairs import Pairs
 from nstcore.optim.states import LBFGSState
 
 SMALL = bench.Size(9, 14, 32, 64)
+NO_OPERATION = [("border", "replicate"), ("features", "tile")]
 CUDA = [(name, rung) for name in bench.OPERATIONS for rung in bench.rungs(name, "cuda")]
 QUICK = {("conv", "01_naive"), ("total-variation", "01_two_stage"), ("adam", "01_elementwise")}
 
@@ -208,9 +209,10 @@ def test_a_name_that_two_rungs_have_is_refused():
         bench.choose("conv", "winograd", "auto")
 
 
-def test_every_file_of_a_ladder_is_a_rung_but_the_border_that_comes_with_the_convolution():
+def test_every_file_of_a_ladder_is_a_rung_but_those_that_are_no_operation():
     files = {f"kernels/cuda/{name}.cu" for name in source.rungs()}
-    assert {rung.code for _, rung in CUDA} == files - {"kernels/cuda/border/01_replicate.cu"}
+    # The border comes with the convolution; the others only turn the layout at the ends of a part of the network
+    assert {rung.code for _, rung in CUDA} == files - {f"kernels/cuda/{n}/01_{m}.cu" for n, m in NO_OPERATION}
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_every_file_of_a_ladder_is_a_rung_but_the_border_that_comes_with_the_con
     [
         (["con"], "operation: expected one of conv, pool, gram, "),
         (["total-variatoin"], "the nearest is total-variation"),
-        (["conv", "--rung", "09"], "--rung: expected all or one of 01_naive, 02_shared_tile, "),
+        (["conv", "--rung", "19"], "--rung: expected all or one of 01_naive, 02_shared_tile, "),
         (["conv", "--rung", "cpu1_im2kol"], "the nearest is cpu1_im2col"),
         (["conv", "--size", "0"], "--size: expected a side of 2 to 65536 or HxW, as 128 or 96x128, got '0'"),
         (["conv", "--size", "3x4x5"], "--size: expected a side"),

@@ -10,7 +10,6 @@ import pytest
 from conftest import random_weights, smooth_picture
 from fake_cupy import fake_cupy
 
-import nstcore
 from nstcore import Objective
 from nstcore.engines.cuda import CudaEngine, gpu
 from nstcore.engines.cuda.device import CannotCapture
@@ -111,7 +110,6 @@ def test_graphs_hold_for_every_kind_of_objective(weights, way, monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "options"),
     [
-        pytest.param("float16", {}, marks=pytest.mark.slow),
         ("float32", {"style_loss": "w2"}),
         ("float32", {"style_loss": "mean-std"}),
         ("float32", {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2}),
@@ -255,27 +253,3 @@ def test_sums_products_and_quotients_are_known_once_the_results_are():
 def test_a_number_that_is_not_known_yet_cannot_be_used_as_one(use):
     with pytest.raises(TypeError):
         use(Later(lambda results: 1.0))
-
-
-# -- a whole step -----------------------------------------------------------------------------------------------------
-
-
-def test_a_step_of_adam_exchanges_one_small_copy_with_the_host(weights, monkeypatch):
-    device = OnCpuDevice()
-    exchanged: list[str] = []
-    steps: list[list[str]] = []
-    for name in ("to_host", "to_device", "empty"):
-        method = getattr(device, name)
-        monkeypatch.setattr(device, name, lambda *a, name=name, method=method: (exchanged.append(name), method(*a))[1])
-
-    def on_step(step) -> None:
-        steps.append(list(exchanged))
-        exchanged.clear()
-
-    content, style = smooth_picture(*SIZE, 7), smooth_picture(40, 34, 8)
-    engine = CudaEngine(device, "tf32")
-    nstcore.stylize(
-        content, style, weights=weights, engine=engine, size=36, iterations=8, average=0.9, on_step=on_step, **LAYERS
-    )
-    assert len(steps) == 9
-    assert all(step == ["to_host"] for step in steps[4:]), steps

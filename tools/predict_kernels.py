@@ -18,16 +18,17 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import bench
 import predict_memory
+import predict_rungs
 from bench_common import Report, commit, random_vgg19
-from predict_launches import READ, Launch, Recorder, grouped, record_step
-from predict_times import CHANNELS, Gpu, Prediction, predict
+from predict_launches import Recorder
+from predict_steps import Step, name_of, step_of
+from predict_times import Gpu, Prediction
 
 from nstcore import Weights
 from nstcore.commands.progress import Progress
@@ -53,56 +54,11 @@ PARTS = {
 REMEDIES = {
     "launch": "merge it with a neighbour: the launch costs more than the work",
     "tail": "smaller tiles, or the sum split over blocks: {blocks} blocks for {processors} processors",
-    "cache": "larger tiles, or shared ones (a cluster, the first-level cache): {reuse:.0f} operations a cached byte",
+    "cache": "larger tiles, or one for all taps (09, below): {reuse:.0f} operations a cached byte",
     "padding": "a chunk that fits: {padding:.0%} of the products are of zeros",
     "rate": "{rate}",
 }
 RATES = {"ffma": "tensor cores: it runs on FFMA", "tf32": "wgmma", "16bit": "wgmma"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kind of launch in a step, and how often it comes."""
-
-    prediction: Prediction
-    count: int
-
-    @property
-    def seconds(self) -> float:
-        return self.count * self.prediction.seconds
-
-    @property
-    def gap(self) -> float:
-        """Seconds above the floor."""
-        return self.seconds - self.count * self.prediction.floor
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: size, precision, rows (the longest first), results that the host reads."""
-
-    size: int
-    precision: str
-    gpu: Gpu
-    rows: tuple[Row, ...]
-    reads: int
-
-    @property
-    def seconds(self) -> float:
-        return sum(row.seconds for row in self.rows)
-
-    @property
-    def launches(self) -> int:
-        return sum(row.count for row in self.rows)
-
-
-def step_of(weights: Weights, size: int, precision: str, gpu: Gpu) -> Step:
-    """Predictions for every launch of a step."""
-    device = Recorder(gpu.architecture, gpu.processors, gpu.name)
-    launches = record_step(weights, precision, size, device)
-    rows = [Row(predict(launch, gpu), n) for launch, n in grouped(launches) if launch.kernel != READ]
-    reads = sum(launch.kernel == READ for launch in launches)
-    return Step(size, precision, gpu, tuple(sorted(rows, key=lambda row: -row.seconds)), reads)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -209,23 +165,6 @@ def remedy(cause: str, p: Prediction, gpu: Gpu) -> str:
     )
 
 
-def name_of(launch: Launch) -> str:
-    """The kernel, and the layer that it is of."""
-    given = launch.arguments
-    if launch.kernel in CHANNELS:
-        way = launch.kernel.removeprefix("conv3x3_")
-        ends = [given[name] for name in CHANNELS[launch.kernel]]
-        losses = [word for name, word in (("S", "style"), ("P", "content")) if given.get(name) is not None]
-        size = f"{given['H']}x{given['W']}"
-        if way == "parts":
-            way = f"in {launch.grid[1]} parts"
-        return f"conv3x3 {way} {ends[0]} -> {ends[1]}, {size}{' + ' if losses else ''}{' + '.join(losses)}"
-    array = max(launch.arrays.items(), key=lambda item: item[1].nbytes, default=None)
-    if launch.kernel in ("gram_partial", "gram_sum"):
-        return f"{launch.kernel}, {given['count']} layers"
-    return launch.kernel if array is None else f"{launch.kernel} {'x'.join(map(str, array[1].shape))}"
-
-
 # ---- the two sections ------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +188,7 @@ FORMULA = (
 )
 
 
-def launches_section(args: argparse.Namespace, gpu: Gpu, steps: list[Step]) -> str:
+def launches_section(args: argparse.Namespace, weights: Weights, gpu: Gpu, steps: list[Step]) -> str:
     how = (
         f"**Predictions, not measurements: no GPU has run this.** `{command_line(args)}`{_at()}, {nvrtc.find()}: one "
         "step (VGG19 to conv5_1, usual layers, Adam's update), its launches recorded from the engine."
@@ -258,6 +197,7 @@ def launches_section(args: argparse.Namespace, gpu: Gpu, steps: list[Step]) -> s
     chosen = [step for step in steps if args.all or step.precision in PAINTING] or steps
     parts += ["What lies between floor and prediction, one limit after the other:", from_the_floor(steps)]
     parts += ["The launches that are furthest above their floors, and what would close most of the gap:", gaps(chosen)]
+    parts += predict_rungs.beside(weights, chosen)
     for step in chosen:
         parts += [f"{step.size}x{step.size}, {step.precision}, predicted:", details(step, args.all)]
     return "\n\n".join(parts) + "\n"
@@ -346,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
             for done, (size, precision) in enumerate(jobs, 1):
                 steps.append(step_of(weights, size, precision, gpu))
                 progress(done, len(jobs), f"{size} pixels, {precision}")
-        sections = {"launches": launches_section(args, gpu, steps)}
+        sections = {"launches": launches_section(args, weights, gpu, steps)}
         with Progress("plan", "memory", args.quiet) as progress:
             sections["memory"] = memory_section(args, weights, gpu, progress)
         for name, text in sections.items():

@@ -153,7 +153,9 @@ class RecordedKernel(Kernel):
         self._recorder._do(partial(self._recorder._note, launch))
 
 
-def record_step(weights: Weights, precision: str, size: int, device: Recorder, **options: Any) -> list[Launch]:
+def record_step(
+    weights: Weights, precision: str, size: int, device: Recorder, convolution: str | None = None, **options: Any
+) -> list[Launch]:
     """The launches of one step of Adam at size x size: the evaluation that the ones after it repeat, and the update.
 
     Parameters
@@ -162,11 +164,13 @@ def record_step(weights: Weights, precision: str, size: int, device: Recorder, *
     precision : str
     size : int
     device : Recorder
+    convolution : str, optional
+        A rung by its short name; the production one, if not given.
     **options
         Of the `Objective`.
     """
     content, style, start = pictures(size)
-    engine = CudaEngine(device, precision)
+    engine = CudaEngine(device, precision, convolution)
     objective = Objective(weights, content, style, engine=engine, **options)
     begun: list[int] = []
 

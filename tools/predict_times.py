@@ -25,6 +25,7 @@ from nstcore.engines.cuda import source
 from nstcore.engines.cuda.compile import compile_rung
 from nstcore.engines.cuda.nvrtc import Resources
 from nstcore.engines.cuda.pixels import PREPARED
+from nstcore.engines.cuda.tiles import HALO_COLUMNS, HALO_TILE, with_border
 from nstcore.errors import OptionError
 
 WARP, SCHEDULERS = 32, 4  # threads; parts of a processor, each with a quarter of its registers
@@ -243,12 +244,18 @@ def _conv(launch: Launch) -> Work:
     inputs, outputs = (int(given[name]) for name in CHANNELS[launch.kernel])
     style = outputs if given.get("S") is not None else 0
     m, n, chunk = _tile(launch, ("TILE_M", "BM"), ("TILE_N", "BN"))
-    depth = _up(9 * inputs, chunk) + _up(style, chunk)
-    wide, high = _up(outputs, n), _up(M, m)
+    wide = _up(outputs, n)
+    if launch.rung == HALO_TILE:  # positions with their border, once for all nine taps
+        depth = 9 * _up(inputs, chunk) + _up(style, chunk)
+        high = _up(int(given["H"]), m // HALO_COLUMNS) * _up(int(given["W"]), HALO_COLUMNS)
+        rows = with_border(m) * (_up(inputs, chunk) + _up(style, chunk)) + n * depth
+    else:
+        depth, high = _up(9 * inputs, chunk) + _up(style, chunk), _up(M, m)
+        rows = (m + n) * depth
     arrays = {name: a.nbytes for name, a in launch.arrays.items()}
     if "parts" in arrays:  # of the scratch that layers share, what this one uses
         arrays["parts"] = _parts(launch.grid[1], M, outputs)
-    operands = (high // m) * (wide // n) * depth * (m + n) * item
+    operands = (high // m) * (wide // n) * rows * item
     beside = sum(size for name, size in arrays.items() if name not in ("x", "dy", "w", "S"))
     real = 3 if inputs == PREPARED else inputs  # of the prepared picture the others are zero
     operations = 2 * M * outputs * (9 * real + style)

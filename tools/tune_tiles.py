@@ -1,4 +1,4 @@
-"""Which tile, and how many parts, are fastest on this GPU, for every convolution of VGG19 on tensor cores.
+"""Which tile, how many parts, or 09_halo_tile, are fastest on this GPU, for every convolution of VGG19 on tensor cores.
 
     python tools/tune_tiles.py                 measure, and print what is fastest and what the rule predicts
     python tools/tune_tiles.py --write         put it into kernels/tiles.json, which the engine follows from then on
@@ -69,12 +69,13 @@ def tune(device: Device, sizes: Sequence[int], precisions: Sequence[str], rounds
 
 
 def candidates(p: Pass, processors: int) -> Iterator[Choice]:
-    """Every tile, and every number of parts that does not make far more blocks than there are multiprocessors."""
+    """Every tile, and every number of parts that does not make far more blocks than there are multiprocessors; 09's."""
     for tile in tiles.TILES:
         for parts in tiles.PARTS:
             choice = Choice(tile, parts)
             if parts == 1 or choice.blocks(p) * parts <= TURNS * processors:
                 yield choice
+    yield from (Choice(tile, halo=True) for tile in tiles.HALO_TILES)
 
 
 def measure(device: Device, p: Pass, rounds: int) -> dict[str, Any] | None:
@@ -109,8 +110,8 @@ def measure(device: Device, p: Pass, rounds: int) -> dict[str, Any] | None:
     ruled = f"the rule: {_choice(rule)}" + (f", {tried[rule]:.1f}" if rule in tried else "")
     print(f"{_name(p)}: {_choice(best)}, {tried[best]:.1f} us ({ruled})", flush=True)
     key = {"architecture": p.architecture, "precision": p.precision.name, "inputs": p.inputs, "outputs": p.outputs}
-    chosen = {"positions": p.positions, "tile": list(best.tile), "parts": best.parts, "microseconds": tried[best]}
-    return key | chosen | {"tried": {_choice(c): us for c, us in tried.items()}}
+    chosen = {"positions": p.positions, "tile": list(best.tile), "parts": best.parts, "halo": best.halo}
+    return key | chosen | {"microseconds": tried[best]} | {"tried": {_choice(c): us for c, us in tried.items()}}
 
 
 def agree(got: np.ndarray, expected: np.ndarray, p: Pass) -> bool:
@@ -123,7 +124,8 @@ def _name(p: Pass) -> str:
 
 
 def _choice(c: Choice) -> str:
-    return f"{c.tile[0]}x{c.tile[1]}" + (f" in {c.parts} parts" if c.parts > 1 else "")
+    parts = f" in {c.parts} parts" if c.parts > 1 else ""
+    return f"{c.tile[0]}x{c.tile[1]}{parts}" + (" by 09" if c.halo else "")
 
 
 def merged(path: Path, found: dict[str, Any]) -> dict[str, Any]:

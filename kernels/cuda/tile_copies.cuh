@@ -1,6 +1,6 @@
 // From global to shared memory: chunks of the rows of a matrix, by cp.async, where tensor cores read them without two
 // lanes meeting in a bank. Included by headers that have said how many THREADS a block has and how many ROW_BYTES of a
-// row make a chunk: tensor_tiles.cuh, warpgroup_tiles.cuh.
+// row make a chunk: warp_tiles.cuh, warpgroup_tiles.cuh.
 //
 //   -DALIGNED=1   every row of the matrix begins on 16 bytes
 //   -DALIGNED=0   it may begin anywhere: element by element

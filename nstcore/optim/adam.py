@@ -19,6 +19,8 @@ References
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotFinite, OptionError
@@ -26,6 +28,84 @@ from .problem import Function, checked_bounds, checked_count, checked_gradient
 from .result import Callback, Minimum, State
 from .states import AdamState, checked_state
 from .vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How Adam moves x: the options of `minimize_adam`, and lo <= x <= hi."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    epsilon: float
+    lo: float
+    hi: float
+
+    def corrections(self, t: int) -> tuple[float, float]:
+        """1 - beta1^t and 1 - beta2^t, which m_t and v_t are divided by."""
+        beta1, beta2 = self.betas
+        return 1 - beta1**t, 1 - beta2**t
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A function f(x) -> (loss, gradient) in two halves, for arrays of a device that computes while the host goes on.
+
+    Parameters
+    ----------
+    begin : callable (x) -> (found, gradient)
+        Has them computed. It may be called once and what it launched be repeated: it does nothing on the host.
+    end : callable (x, found) -> loss
+        What there is to do on the host once the numbers in `found` are known.
+    """
+
+    begin: Callable[[Any], tuple[Any, Any]]
+    end: Callable[[Any, Any], float]
+
+    def __call__(self, x: Any) -> tuple[float, Any]:
+        found, gradient = self.begin(x)
+        return self.end(x, found), gradient
+
+
+class Steps:
+    """Evaluations and updates in turn, as the algorithm has them.
+
+    Attributes
+    ----------
+    x : array
+        Where f was evaluated last; overwritten.
+    state : AdamState
+        m, v and t of the updates that led there.
+    """
+
+    def __init__(self, f: Function, x: Any, state: AdamState, rule: Rule, vectors: Any) -> None:
+        self.f, self.x, self.state, self.rule, self.vectors = f, x, state, rule, vectors
+        self._g: Any = None
+
+    def evaluate(self) -> float:
+        """The loss at x."""
+        loss, gradient = self.f(self.x)
+        self._g = checked_gradient(gradient, self.x)
+        return float(loss)
+
+    def update(self) -> None:
+        """One update of m, v and x."""
+        rule, state = self.rule, self.state
+        state.t += 1
+        self.vectors.adam(
+            self.x,
+            self._g,
+            state.m,
+            state.v,
+            betas=rule.betas,
+            corrections=rule.corrections(state.t),
+            learning_rate=rule.learning_rate,
+            epsilon=rule.epsilon,
+            lo=rule.lo,
+            hi=rule.hi,
+        )
+
+    def close(self) -> None:
+        """There will be no more."""
 
 
 def minimize_adam(
@@ -50,12 +130,14 @@ def minimize_adam(
     loses no update. It costs one evaluation, as that of the last x, whose gradient nothing keeps, is made again at the
     start of the second run: n evaluations and then k are together, bit for bit, the run of n + k - 1.
 
-    Buffers: 3 arrays like `x0`, or 1 with a `state`, allocated before the first evaluation.
+    Buffers: 3 arrays like `x0`, or 1 with a `state`, allocated before the first evaluation; 3 more on a GPU that goes a
+    step ahead of the host.
 
     Parameters
     ----------
     f : callable
         f(x) -> (loss, gradient). It must not change x, nor keep it. It may return the same gradient array every time.
+        Given as `Halves`, a GPU may compute the next one while the host deals with the last.
     x0 : array of any shape and float dtype
         Where to start; projected onto the bounds. It is not changed.
     max_evaluations : int
@@ -70,8 +152,8 @@ def minimize_adam(
     epsilon : float
         Keeps the quotient finite where the gradient has always been 0.
     state : AdamState, optional
-        Go on from the averages of an earlier run, with the same betas. It is updated in place. Without it, Adam begins
-        with `AdamState.zero`.
+        Go on from the averages of an earlier run, with the same betas. It is updated in place; its arrays are written
+        to, and others may take their place. Without it, Adam begins with `AdamState.zero`.
     callback : callable, optional
         callback(State) after every evaluation, before x moves on. If it returns True, the run ends there.
     vectors : optional
@@ -111,35 +193,29 @@ def minimize_adam(
     vectors.clip(x, lo, hi)
     if state is None:
         state = AdamState.zero(x0, vectors)
-    m, v = checked_state("m", state.m, x), checked_state("v", state.v, x)
+    checked_state("m", state.m, x)
+    checked_state("v", state.v, x)
 
+    rule = Rule(learning_rate, (beta1, beta2), epsilon, lo, hi)
+    ahead = getattr(vectors, "adam_ahead", None) if isinstance(f, Halves) else None
+    steps = Steps(f, x, state, rule, vectors) if ahead is None else ahead(f, x, state, rule, max_evaluations)
     evaluations = updates = 0
-    while True:
-        loss, gradient = f(x)
-        evaluations += 1
-        loss, g = float(loss), checked_gradient(gradient, x)
-        if not math.isfinite(loss):
-            raise NotFinite(
-                f"the loss became {loss} at evaluation {evaluations}: expected a finite number; lower the learning "
-                f"rate ({learning_rate}) or the weights of the losses"
-            )
-        step = learning_rate if updates else 0.0
-        stop = callback is not None and callback(State(evaluations, updates, loss, x, step, state=state)) is True
-        if stop or evaluations == max_evaluations:
-            status = "stopped by the callback" if stop else "the evaluation limit was reached"
-            return Minimum(x, loss, evaluations, updates, status, converged=False, state=state)
-
-        updates += 1
-        state.t += 1
-        vectors.adam(
-            x,
-            g,
-            m,
-            v,
-            betas=(beta1, beta2),
-            corrections=(1 - beta1**state.t, 1 - beta2**state.t),
-            learning_rate=learning_rate,
-            epsilon=epsilon,
-            lo=lo,
-            hi=hi,
-        )
+    try:
+        while True:
+            loss = steps.evaluate()
+            evaluations += 1
+            if not math.isfinite(loss):
+                raise NotFinite(
+                    f"the loss became {loss} at evaluation {evaluations}: expected a finite number; lower the learning "
+                    f"rate ({learning_rate}) or the weights of the losses"
+                )
+            step = learning_rate if updates else 0.0
+            seen = State(evaluations, updates, loss, steps.x, step, state=state)
+            stop = callback is not None and callback(seen) is True
+            if stop or evaluations == max_evaluations:
+                status = "stopped by the callback" if stop else "the evaluation limit was reached"
+                return Minimum(steps.x, loss, evaluations, updates, status, converged=False, state=state)
+            steps.update()
+            updates += 1
+    finally:
+        steps.close()

@@ -33,7 +33,8 @@ class AdamState:
     Attributes
     ----------
     m, v : arrays like x
-        Running averages of the gradient and of its square, before their correction. A run overwrites them.
+        Running averages of the gradient and of its square, before their correction. A run overwrites them, and may put
+        other arrays in their place.
     t : int
         Updates that they come from.
     """

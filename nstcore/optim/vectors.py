@@ -223,6 +223,11 @@ class Vectors:
             x[b] -= t
             np.clip(x[b], lo, hi, out=x[b])
 
+    def adam_spares(self, size: int) -> int:
+        """How many arrays like x, of that size, Adam takes beside x, m and v: as many again, or none, on a machine that
+        goes a step ahead of the host."""
+        return 0
+
     def _blocks_with_scratch(self, x: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         scratch = self._buffer("block", x.dtype, _BLOCK)
         for b in _blocks(x.size):

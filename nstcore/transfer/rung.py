@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from .. import images
+from ..disk import release, strips
 from ..errors import NotFinite
 from ..objective import Objective, Terms
 from ..optim import AdamState, Average, LBFGSState, Minimum, State, minimize_adam, minimize_lbfgs
+from ..optim.adam import Halves
 from .progress import Progress
 from .snapshot import Arrays
 
@@ -134,9 +136,10 @@ class Painting:
             "state": state,
             "callback": self._iterated,
         }
+        f = Halves(self.objective, self._evaluated)
         if self.leg.optimizer == "adam":
-            return minimize_adam(self._evaluate, x, learning_rate=self.leg.learning_rate, betas=BETAS, **common)
-        return minimize_lbfgs(self._evaluate, x, history=self.optimizer.history, **common)
+            return minimize_adam(f, x, learning_rate=self.leg.learning_rate, betas=BETAS, **common)
+        return minimize_lbfgs(f, x, history=self.optimizer.history, **common)
 
     def _iterated(self, state: State) -> bool:
         self.progress.step_length = state.step
@@ -198,20 +201,20 @@ class Painting:
 
     # -- one evaluation -----------------------------------------------------------------------------------------------
 
-    def _evaluate(self, x: Any) -> tuple[float, Any]:
-        terms, gradient = self.objective(x)
+    def _evaluated(self, x: Any, terms: Terms) -> float:
+        """What becomes of the losses at x, now that they are known; a GPU may be at the next x already."""
         if self._again:
             self._again = False
             if terms.total != self._seen:
                 self.progress.note("this machine rounds otherwise: the picture will not be the same bit for bit")
-            return terms.total, gradient
+            return terms.total
         if self.terms is None or terms.total < self.terms.total:
             self._remember(x, terms)
         if self._average is not None and self.count > 0 and math.isfinite(terms.total):
             self._average.add(x)
         self.count += 1
         self.progress.step(self.number, self.count - 1, terms, self.pixels)
-        return terms.total, gradient
+        return terms.total
 
     def _remember(self, x: Any, terms: Terms) -> None:
         if not math.isfinite(terms.total):
@@ -300,8 +303,12 @@ def carried(state: Any, optimizer: str, objective: Objective, size: tuple[int, i
     ratio = math.prod(objective.shape[1:]) / math.prod(size)
 
     def resampled(array: Any, filter: str, factor: float, least: float = -math.inf) -> Any:
-        values = images.resample(engine.numpy(array), size, filter) * np.float32(factor)
-        return engine.array(np.maximum(values, np.float32(least)))
+        values = images.resample(engine.numpy(array), size, filter, engine.room((3, *size)))
+        for rows in strips(values):
+            values[:, rows] *= np.float32(factor)
+            np.maximum(values[:, rows], np.float32(least), out=values[:, rows])
+            release(values)
+        return engine.array(values)
 
     if optimizer == "adam" and isinstance(state, AdamState):
         first, second = ((1 - beta) / (1 - beta**state.t) if state.t else 1.0 for beta in BETAS)

@@ -95,23 +95,56 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   store_part(out + i, sum, n - i);
 }
 
-// rest = 1 - beta, rate = learning rate / correction 1, scale = 1 / correction 2: from the host, in double
+// One element's step of Adam. rest = 1 - beta, rate = learning rate / correction 1, scale = 1 / correction 2
+struct Decay {
+  float beta1, rest1, beta2, rest2;
+};
+
+__device__ __forceinline__ void adam_step(float& at, float slope, float& mean, float& square, const Decay& by,
+                                          float rate, float scale, float epsilon, float lo, float hi) {
+  mean = by.beta1 * mean + by.rest1 * slope;
+  square = by.beta2 * square + by.rest2 * (slope * slope);
+  at = clipped(at - rate * (mean / (sqrtf(scale * square) + epsilon)), lo, hi);
+}
+
+// rest, rate and scale: from the host, in double
 extern "C" __global__ void __launch_bounds__(THREADS)
     adam(float* x, const float* g, float* m, float* v, float beta1, float rest1, float beta2, float rest2, float rate,
          float scale, float epsilon, float lo, float hi, int64_t n) {
   THIS_VECTOR(i);
+  const Decay by = {beta1, rest1, beta2, rest2};
   float at[VECTOR], slope[VECTOR], mean[VECTOR], square[VECTOR];
   load_part(at, x + i, n - i);
   load_part(slope, g + i, n - i);
   load_part(mean, m + i, n - i);
   load_part(square, v + i, n - i);
 #pragma unroll
-  for (int e = 0; e < VECTOR; ++e) {
-    mean[e] = beta1 * mean[e] + rest1 * slope[e];
-    square[e] = beta2 * square[e] + rest2 * (slope[e] * slope[e]);
-    at[e] = clipped(at[e] - rate * (mean[e] / (sqrtf(scale * square[e]) + epsilon)), lo, hi);
-  }
+  for (int e = 0; e < VECTOR; ++e) adam_step(at[e], slope[e], mean[e], square[e], by, rate, scale, epsilon, lo, hi);
   store_part(m + i, mean, n - i);
   store_part(v + i, square, n - i);
   store_part(x + i, at, n - i);
+}
+
+// The same for a graph, whose arguments never change: rate and scale of every step lie in `corrections`, two by two,
+// the last ones good for all after them; `done` steps were made, which `done_next` counts on. x, m, v are left as they
+// are, for a host that is still to look at them.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    adam_next(const float* x, const float* g, const float* m, const float* v, float beta1, float rest1, float beta2,
+              float rest2, const float* corrections, int last, const int* done, float epsilon, float lo, float hi,
+              float* x_next, float* m_next, float* v_next, int* done_next, int64_t n) {
+  THIS_VECTOR(i);
+  const int count = *done;
+  const float rate = corrections[2 * min(count, last)], scale = corrections[2 * min(count, last) + 1];
+  const Decay by = {beta1, rest1, beta2, rest2};
+  float at[VECTOR], slope[VECTOR], mean[VECTOR], square[VECTOR];
+  load_part(at, x + i, n - i);
+  load_part(slope, g + i, n - i);
+  load_part(mean, m + i, n - i);
+  load_part(square, v + i, n - i);
+#pragma unroll
+  for (int e = 0; e < VECTOR; ++e) adam_step(at[e], slope[e], mean[e], square[e], by, rate, scale, epsilon, lo, hi);
+  store_part(m_next + i, mean, n - i);
+  store_part(v_next + i, square, n - i);
+  store_part(x_next + i, at, n - i);
+  if (i == 0) *done_next = count + 1;
 }

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import vgg
 from ...errors import DeviceError
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
@@ -77,8 +78,8 @@ class CudaEngine(Engine):
     def describe(self) -> str:
         return f"{self.name} ({self.device.name}, {self.precision})"
 
-    def network(self, weights: Weights, taps: Iterable[str], pooling: str) -> CudaNetwork:
-        return CudaNetwork(weights, taps, pooling, self.device, self.elements, self.convolution, self.losses)
+    def network(self, weights: Weights, taps: Iterable[str], pooling: str, part: vgg.Part = vgg.WHOLE) -> CudaNetwork:
+        return CudaNetwork(weights, taps, pooling, self.device, self.elements, self.convolution, self.losses, part)
 
     def operations(self) -> CudaOperations:
         return CudaOperations(self.device, self.vectors)

@@ -23,7 +23,7 @@ from . import tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
-from .tiles import SPLIT_SUM, Choice, Launch, Pass, blocks
+from .tiles import HALO_TILE, SPLIT_SUM, Choice, Launch, Pass, blocks
 from .variants import Variant
 
 BORDER = "border/01_replicate"
@@ -123,6 +123,7 @@ RUNGS = {
     "06_tensor_core_16bit": ConvRung("conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows),
     "07_wgmma_16bit": ConvRung("conv3x3/07_wgmma_16bit", tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
     "08_split_sum": ConvRung(SPLIT_SUM, tiles.split_sum, TENSOR_CORES, pack=_rows),
+    "09_halo_tile": ConvRung(HALO_TILE, tiles.halo_tile, TENSOR_CORES, pack=_rows),
 }
 PRODUCTION = {
     "float32": "03_register_tile",
@@ -150,6 +151,8 @@ def _launches(rung: ConvRung, precision: Precision) -> Iterator[Launch]:
     wide = Pass(512, 512, 64, 64, precision)
     if rung.launch is tiles.wgmma:
         yield from (tiles.wgmma_with(wide, tile) for tile in tiles.WARPGROUP_TILES)
+    elif rung.name == HALO_TILE:
+        yield from (Choice(tile, halo=True).launch(wide) for tile in tiles.HALO_TILES)
     elif rung.pack is _rows:  # a table of measured tiles may choose any
         yield from (Choice(tile).launch(wide) for tile in tiles.TILES)
     for channels, side in product((64, 512, 513, 1), (8, 1024)):
@@ -229,7 +232,8 @@ class Convolution:
         if launch.parts:
             both = SplitSum(self.device, self.precision, launch, self._scratch)
             return both.forward if function == "conv3x3_forward" else both.backward
-        kernel = self.device.kernel(self.rung.name, function, self.precision, **launch.defines)
+        name = launch.rung or self.rung.name
+        kernel = self.device.kernel(name, function, self.precision, **launch.defines)
         return partial(kernel, launch.grid, launch.block, shared=launch.shared)
 
     def forward(self, x: Array, w: Array, b: Array, linear: Array | None, y: Array) -> None:

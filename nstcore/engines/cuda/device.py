@@ -33,6 +33,25 @@ class Graph(ABC):
         """All of them again, in their order."""
 
 
+class Reading:
+    """Copies of one array's values to the host, one after the other, during which the device may go on.
+
+    This one makes them at once, as a device must that computes in the same place.
+    """
+
+    def __init__(self, device: Device, array: Array) -> None:
+        self.device, self.array = device, array
+        self._host: Any = None
+
+    def begin(self) -> None:
+        """Copy the values that the array has once all that was launched before is over."""
+        self._host = self.device.to_host(self.array)
+
+    def end(self) -> np.ndarray:
+        """That copy; waits for it alone, not for what was launched after it."""
+        return self._host
+
+
 Array = Any  # of the device: cupy.ndarray, or the stand-in's
 Size = int | Sequence[int]
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
@@ -161,6 +180,10 @@ class Device(ABC):
     def to_host(self, a: Array) -> np.ndarray:
         """A NumPy copy; waits for what was launched before."""
 
+    def reading(self, a: Array) -> Reading:
+        """A way to read an array while the device goes on."""
+        return Reading(self, a)
+
     @abstractmethod
     def copy(self, source: Array, out: Array) -> None:
         """out = source, both C-contiguous, of one dtype and size."""
@@ -176,6 +199,11 @@ class Device(ABC):
         The arrays stay in use: they must live as long as the graph. Memory can neither be taken nor exchanged with the
         host within it, nor waited for: that raises `CannotCapture`, and nothing has been recorded.
         """
+
+    @property
+    def capturing(self) -> bool:
+        """Whether launches are recorded at the moment."""
+        return self._capturing
 
     def _outside_capture(self, what: str) -> None:
         if self._capturing:

@@ -7,6 +7,7 @@ instead of a null pointer (cupy/cupy#9046).
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 from ...errors import DeviceError
 from . import nvrtc, source
 from .compile import Compiled, compile_rung
-from .device import Array, Device, Graph, Kernel
+from .device import Array, Device, Graph, Kernel, Reading
 from .precision import Precision
 
 OLDEST = 75  # Turing: what the kernels are compiled for and checked on from
@@ -188,6 +189,10 @@ class GpuDevice(Device):
                 self.stream.synchronize()
         return out
 
+    def reading(self, a: Array) -> GpuReading:
+        self._check(a)
+        return GpuReading(self, a)
+
     def copy(self, source: Array, out: Array) -> None:
         self._check(source)
         self._check(out)
@@ -228,9 +233,11 @@ class GpuDevice(Device):
             with self.gpu:
                 self.stream.synchronize()
         except RuntimeError as error:
-            raise RuntimeError(
-                f"{self.name}: a kernel failed, {self.launched} or one before it: {_line(error)}"
-            ) from error
+            raise RuntimeError(self.failed(error)) from error
+
+    def failed(self, error: RuntimeError) -> str:
+        """What to say where a wait ends with an error: it is that of some launch before."""
+        return f"{self.name}: a kernel failed, {self.launched} or one before it: {_line(error)}"
 
     def seconds(self, run: Callable[[], object]) -> float:
         """What the GPU takes for the launches of `run`, by its own clock."""
@@ -279,6 +286,36 @@ class GpuGraph(Graph):
         except RuntimeError as error:
             raise RuntimeError(f"{device.name}: the launch of a graph failed: {_line(error)}") from error
         device.launched = "a graph"
+
+
+class GpuReading(Reading):
+    """Into pages of the host that stay where they are, which a GPU writes to by itself; an event says when it has."""
+
+    device: GpuDevice
+
+    def __init__(self, device: GpuDevice, array: Array) -> None:
+        super().__init__(device, array)
+        with device.gpu:
+            self._pinned = device.cupy.cuda.alloc_pinned_memory(array.nbytes)
+            self._event = device.cupy.cuda.Event(disable_timing=True)
+        self._host = np.frombuffer(self._pinned, array.dtype, array.size).reshape(array.shape)
+
+    def begin(self) -> None:
+        device = self.device
+        device._outside_capture("a result for the host")
+        with device.gpu:
+            there = ctypes.c_void_p(self._host.ctypes.data)
+            self.array.data.copy_to_host_async(there, self.array.nbytes, device.stream)
+            self._event.record(device.stream)
+
+    def end(self) -> np.ndarray:
+        device = self.device
+        try:
+            with device.gpu:
+                self._event.synchronize()
+        except RuntimeError as error:
+            raise RuntimeError(device.failed(error)) from error
+        return self._host.copy()
 
 
 class GpuKernel(Kernel):

@@ -6,8 +6,9 @@ its gradient depends on: so they are left where they are, sums and products are 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -36,25 +37,55 @@ class Later:
         """The number."""
         return self._value(results)
 
-    def __add__(self, other: Any) -> Later:
-        return Later(lambda results: self._value(results) + known(other, results))
+    def _with(self, operation: Callable[[float, float], float], other: Any) -> Later:
+        mine = self._value
+        if isinstance(other, Later):
+            its = other._value
+            return Later(lambda results: operation(mine(results), its(results)))
+        return Later(lambda results: operation(mine(results), other))
 
-    def __radd__(self, other: Any) -> Later:
-        return Later(lambda results: known(other, results) + self._value(results))
+    def _after(self, operation: Callable[[float, float], float], other: float) -> Later:
+        mine = self._value
+        return Later(lambda results: operation(other, mine(results)))
+
+    def __add__(self, other: Any) -> Later:
+        return self._with(operator.add, other)
+
+    def __radd__(self, other: float) -> Later:
+        return self._after(operator.add, other)
 
     def __mul__(self, other: Any) -> Later:
-        return Later(lambda results: self._value(results) * known(other, results))
+        return self._with(operator.mul, other)
 
-    def __rmul__(self, other: Any) -> Later:
-        return Later(lambda results: known(other, results) * self._value(results))
+    def __rmul__(self, other: float) -> Later:
+        return self._after(operator.mul, other)
 
     def __truediv__(self, other: Any) -> Later:
-        return Later(lambda results: self._value(results) / known(other, results))
+        return self._with(operator.truediv, other)
 
     def __float__(self) -> float:
         raise TypeError("a number that lies on the device: it is known once the results have been read")
 
     __bool__ = __float__  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What an evaluation tells that was recorded as a part of something larger.
+
+    Attributes
+    ----------
+    numbers
+        Such as `known` takes.
+    results : array of the device
+        What they are to be computed from, after every launch of the graph.
+    valid : callable () -> bool
+        Whether the graph may still be launched.
+    """
+
+    numbers: Any
+    results: Any
+    valid: Callable[[], bool]
 
 
 def known(value: Any, results: Numbers) -> Any:

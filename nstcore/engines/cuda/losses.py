@@ -7,7 +7,7 @@ GPU, so an evaluation may leave its losses there (`later`), and read them togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from .device import Array, Device, Kernel
 from .later import Later
 from .precision import FLOAT32, PRECISIONS, Precision
 from .variants import Variant
-from .vectors import PIECES, THREADS, CudaVectors, pieces
+from .vectors import FUSED, PIECES, THREADS, VECTOR, CudaVectors, pieces
 
 CONTENT, STYLE, VARIATION = "content/01_two_stage", "style/01_two_stage", "total_variation/01_two_stage"
 RESULTS = 512  # losses of one evaluation, at most: of some ten layers, levels and regions each
@@ -80,7 +80,11 @@ class Losses:
 
     def max_abs(self, a: Array) -> float:
         """max |a| of a float32 array; NaN if there is one in it."""
-        return self._vectors.max_abs(a)
+        count, extremes, place = pieces(a.size, VECTOR), self._pieces.view(np.uint32), self._place()
+        self.device.kernel(FUSED, "max_abs", THREADS=THREADS)(count, THREADS, a, extremes, a.size)
+        most = self._results[place : place + 1].view(np.uint32)[:1]
+        self.device.kernel(FUSED, "finish", THREADS=THREADS)(1, THREADS, None, extremes, None, most, count, 0)
+        return self._number(place, lambda results: float(results[place : place + 1].view(np.float32)[0]))
 
     def style(self, G: Array, M: float, A: Array, M_style: float, scale: float) -> tuple[float, Array]:
         """Style loss of one layer, and its gradient in G's place: `ops.style_forward`, `ops.style_backward`.
@@ -150,20 +154,45 @@ class Losses:
         finally:
             self._used = used
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it, numbers come back as `Later`; `results` then knows them, until the next one is asked for."""
+        used, self._used = self._used, self.place
+        try:
+            yield
+        finally:
+            self._used = used
+
+    @property
+    def place(self) -> int:
+        """Where the first number within `together` goes, of the results."""
+        return self._used or 0
+
+    @property
+    def unread(self) -> Array:
+        """Where `results` are on the device."""
+        return self._results
+
     def results(self) -> np.ndarray:
         """All that lies on the device, in one copy."""
         return self.device.to_host(self._results)
 
     def _sum(self, rung: str, precision: Precision, count: int) -> Any:
         """The second stage: the sum of the pieces that a kernel of the same file has left."""
-        last = RESULTS - 1
-        place = last if self._used is None else self._used
-        kernel = self._kernel(rung, "sum_pieces", precision)
+        kernel, place = self._kernel(rung, "sum_pieces", precision), self._place()
         kernel(1, THREADS, self._pieces, self._results[place : place + 1], count)
-        if self._used is None or place == last:  # at once: as is asked for, or because there is no more room
-            return float(self.results()[place])
+        return self._number(place, lambda results: float(results[place]))
+
+    def _place(self) -> int:
+        """Where the next number goes, of the results: the last place is for those that are read at once."""
+        return RESULTS - 1 if self._used is None else self._used
+
+    def _number(self, place: int, value: Callable[[np.ndarray], float]) -> Any:
+        """What lies there: known at once, as is asked for, or because there is no more room; else later."""
+        if self._used is None or place == RESULTS - 1:
+            return value(self.results())
         self._used += 1
-        return Later(lambda results: float(results[place]))
+        return Later(value)
 
     def _kernel(self, rung: str, function: str, precision: Precision) -> Kernel:
         return self.device.kernel(rung, function, precision, **_defines(rung))

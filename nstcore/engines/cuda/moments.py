@@ -21,6 +21,7 @@ from .vectors import PIECES, THREADS, pieces
 RUNG = "moments/01_two_stage"
 CHANNELS = 32  # of a block of weighted_sums
 SHORTEST = 64  # positions of a piece, at least: GROUP for each of its warps
+RECTANGLES = 32  # that are remembered
 _DEFINES = {"THREADS": THREADS}
 
 
@@ -66,6 +67,15 @@ def make_guide(device: Device, tap: str, weights: np.ndarray, channels: int) -> 
     return Guide(tap, normal, root, most, float(w @ w), device.empty((channels, channels), np.float32))
 
 
+def _rectangle(w: np.ndarray) -> tuple[int, int, int, int] | None:
+    """First row, one after the last, first column, one after the last, where weights (H, W) are 1 there and else 0."""
+    rows, columns = (np.flatnonzero(w.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    return (top, bottom, left, right) if (w[top:bottom, left:right] == 1).all() else None
+
+
 class Moments:
     """Sums over positions for the features of one precision, (H, W, N) or (M, N).
 
@@ -80,6 +90,27 @@ class Moments:
     def __init__(self, device: Device, precision: Precision) -> None:
         self.device, self.precision = device, precision
         self._pieces = device.empty(0, np.float64)
+        self._rectangles: dict[tuple[int, ...], Array] = {}
+
+    def guide(self, tap: str, weights: np.ndarray, channels: int) -> Guide:
+        """A guide of the weights (H, W) >= 0 of a tap with so many channels.
+
+        The tiles of a picture ask for the same few rectangles again and again: what is 1 in a rectangle and 0 around it
+        is sent to the device once.
+        """
+        found = _rectangle(weights)
+        if found is None:
+            return make_guide(self.device, tap, weights, channels)
+        key = *weights.shape, *found
+        if key not in self._rectangles and len(self._rectangles) == RECTANGLES:
+            del self._rectangles[next(iter(self._rectangles))]  # the one that was asked for longest ago
+        w = self._rectangles.pop(key, None)
+        if w is None:
+            w = self.device.to_device(np.array(weights, np.float32).reshape(-1))
+        self._rectangles[key] = w
+        top, bottom, left, right = found
+        area = float((bottom - top) * (right - left))
+        return Guide(tap, w, w, 1.0, area, self.device.empty((channels, channels), np.float32))
 
     def sums(self, F: Array, guide: Guide | None) -> np.ndarray:
         """s = sum_m w[m] F[m] (N,), float64: `ops.moments_forward`."""

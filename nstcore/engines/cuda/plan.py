@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...vgg import Step
+from ...vgg import WHOLE, Part, Step
 from .device import Array, Device
+from .pixels import PREPARED
 
 ALIGNMENT = 256  # what cudaMalloc gives: any vector access, and whole cache lines
 
@@ -118,3 +119,74 @@ def lives(
 def statistics(n: int) -> int:
     """The moment between forward and backward of a network of n steps."""
     return n + 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a network's buffers depend on, beside its steps.
+
+    Attributes
+    ----------
+    taps : sequence of str
+    part : Part
+    height, width : int
+        Of the input.
+    shapes : mapping
+        (K, H, W) of every layer that is computed.
+    element : dtype
+        Of features and their gradients.
+    partials : int
+        Floats in which the pieces of Gram matrices lie.
+    sums : int
+        Floats in which the parts of split sums lie.
+    """
+
+    taps: Sequence[str]
+    part: Part
+    height: int
+    width: int
+    shapes: Mapping[str, tuple[int, int, int]]
+    element: np.dtype
+    partials: int
+    sums: int
+
+
+def network_plan(steps: Sequence[Step], sizes: Sizes) -> Plan:
+    """Every buffer of a network for one size of its input, with its life.
+
+    A part's "input" are features, and "gradient" theirs; in "output" its last layer's features leave.
+    """
+    plan, n, shapes, E = Plan(), len(steps), sizes.shapes, sizes.element
+    always, plane = (0, 2 * n + 2), (sizes.height, sizes.width)
+    if sizes.part.first == 1:
+        plan.add("prepared", (*plane, PREPARED), E, 0, 1)
+    else:
+        C = steps[0].in_channels
+        plan.add("input", (*plane, C), E, 0, 1)
+        plan.add("input:gradient", (*plane, C), E, 2 * n + 1, 2 * n + 2)
+        plan.add("gradient", (C, *plane), np.float32, 2 * n + 2, 2 * n + 2)
+    if sizes.part == WHOLE:
+        plan.add("input", (3, *plane), np.float32, *always)  # of a recorded evaluation
+        plan.add("gradient", (3, *plane), np.float32, *always)
+    elif sizes.part.first == 1:
+        plan.add("gradient", (3, *plane), np.float32, 2 * n + 1, 2 * n + 1)
+    if sizes.part.last is not None:
+        plan.add("output", shapes[steps[-1].output], np.float32, statistics(n), statistics(n))
+    for name, shape, first, last in lives(steps, sizes.taps, shapes):
+        plan.add(name, shape, E, first, last)
+    for tap in sizes.taps:
+        N = shapes[next(s.output for s in steps if tap in s.layers)][0]
+        plan.add(f"{tap}:gram", (N, N), np.float32, *always)
+    if sizes.taps:
+        plan.add("partials", (sizes.partials,), np.float32, statistics(n), statistics(n))
+    if sizes.sums:
+        plan.add("parts of sums", (sizes.sums,), np.float32, *always)
+    if sizes.taps:
+        widest = max(step.out_channels for step in steps)
+        plan.add("style", (widest * widest,), E, *always)
+    return plan
+
+
+def gone(steps: Sequence[Step], taps: Sequence[str]) -> set[str]:
+    """Layers whose features another buffer may have overwritten when the forward pass is done."""
+    return {s.output for s in steps[:-1] if s.kind == "pool"} - set(taps)

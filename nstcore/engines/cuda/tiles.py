@@ -1,9 +1,10 @@
 """How a convolution on tensor cores is cut up: the tile of a block, and the parts into which a tile's sum is split.
 
 `predicted` is a rule made from counting. Where somebody has measured (tools/tune_tiles.py), kernels/tiles.json says
-what was fastest, layer by layer, and `chosen` follows it. Tiles change no bit of the result. The number of parts does,
-by the rounding of a float32 sum: it depends on the layer, the precision and that file alone, so that a picture can be
-made again.
+what was fastest, layer by layer, and `chosen` follows it. 09_halo_tile is chosen only so: it was never run on a GPU,
+and what it should gain, `with_halo`, is a prediction. Tiles change no bit of the result. The number of parts does, and
+so does 09, which adds in another order, by the rounding of a float32 sum: both depend on the layer, the precision and
+that file alone, so that a picture can be made again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from . import source
 from .precision import Precision
 
 SPLIT_SUM = "conv3x3/08_split_sum"
+HALO_TILE = "conv3x3/09_halo_tile"
 Tile = tuple[int, int]
 
 # Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long a chunk of one
@@ -32,6 +34,12 @@ PROCESSORS = 132  # of a large GPU: what the rule is for
 # What splitting costs, in the same unit, 26 cycles at the usual 62 % of the tensor cores' peak (a prediction): another
 # launch, 3 us; and 8 bytes of the second-level cache for every float of a part, 5000 in a cycle
 LAUNCH, FLOATS = 200, 16000
+
+# The same of kernels/cuda/conv3x3/09_halo_tile.cu, which has a warp for 64 x 64 sums: one block of the first tile keeps
+# a multiprocessor as busy as two of the others
+HALO_TILES: dict[Tile, int] = {(256, 128): 32, (256, 64): 16, (128, 128): 16}
+HALO_COLUMNS, TAPS_OF_A_STAGE = 16, 3  # positions of a tile that lie in one row of the picture
+CACHE = 740  # bytes that the second-level cache hands a multiprocessor in one unit, at 6.5 TB/s for all (a guess)
 
 # The same of kernels/cuda/warpgroup_tiles.cuh: by what its tensor cores and copies move through shared memory
 WARPGROUP_TILES: dict[Tile, int] = {(128, 256): 16, (128, 128): 10, (128, 64): 7}
@@ -65,7 +73,8 @@ class Pass:
 class Launch:
     """How a pass is launched: with which options the rung is compiled, grid, block, bytes of dynamic shared memory.
 
-    Where `parts` is not 0 it is launched by 08_split_sum, whichever rung asked, with so many parts.
+    Where `parts` is not 0 it is launched by 08_split_sum, whichever rung asked, with so many parts; else by `rung`, if
+    that is given.
     """
 
     grid: tuple[int, ...]
@@ -73,30 +82,60 @@ class Launch:
     defines: dict[str, int] = field(default_factory=dict)
     shared: int = 0
     parts: int = 0
+    rung: str | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A tile, and into how many parts its sum is split: 1 for not at all."""
+    """A tile, and into how many parts its sum is split: 1 for not at all. Or, with `halo`, one of HALO_TILES."""
 
     tile: Tile
     parts: int = 1
+    halo: bool = False
 
     def blocks(self, p: Pass) -> int:
         """How many tiles a pass has."""
-        return blocks(p.positions, self.tile[0]) * blocks(p.outputs, self.tile[1])
+        m, n = self.tile
+        places = blocks(p.positions, m)
+        if self.halo:
+            places = blocks(p.H, m // HALO_COLUMNS) * blocks(p.W, HALO_COLUMNS)
+        return places * blocks(p.outputs, n)
 
     def launch(self, p: Pass, always_split: bool = False) -> Launch:
-        """Of 05 or 06; of 08, if there are parts, or if told so."""
+        """Of 05 or 06; of 08, if there are parts, or if told so; of 09, with `halo`."""
         m, n = self.tile
+        if self.halo:
+            defines = {"TILE_M": m, "TILE_N": n, "ALIGNED": p.aligned}
+            threads = 32 * (m // 64) * (n // 64)
+            shared = 2 * (with_border(m) + TAPS_OF_A_STAGE * n) * ROW_BYTES  # what is multiplied, and what is ahead
+            return Launch((self.blocks(p),), threads, defines, shared, rung=HALO_TILE)
         defines = {"TILE_M": m, "TILE_N": n, "STAGES": STAGES, "ALIGNED": p.aligned}
         parts = self.parts if self.parts > 1 or always_split else 0
         grid = (self.blocks(p), parts) if parts else (self.blocks(p),)
         return Launch(grid, THREADS, defines, STAGES * (m + n) * ROW_BYTES, parts)
 
+    def unit(self, cache: bool) -> float:
+        """How long a chunk takes, see TILES; with `cache`, no less than its operands are on their way."""
+        m, n = self.tile
+        products = (HALO_TILES if self.halo else TILES)[self.tile]
+        positions = with_border(m) / 9 if self.halo else m  # 09 copies them once for nine taps
+        return max(products, (positions + n) * ROW_BYTES / CACHE) if cache else products
+
+    def time(self, p: Pass, cache: bool = False) -> float:
+        """What the busiest multiprocessor has to do, in units of TILES; `cache` as in `unit`."""
+        chunks = 9 * blocks(p.inputs * p.precision.dtype.itemsize, ROW_BYTES) if self.halo else _chunks(p)
+        turns = blocks(self.blocks(p) * self.parts, PROCESSORS)
+        busy = turns * self.unit(cache) * blocks(chunks, self.parts)
+        return busy if self.parts == 1 else busy + LAUNCH + p.positions * p.outputs * self.parts / FLOATS
+
 
 UNALIGNED = Choice((64, 64))  # more to keep in registers
 Table = Mapping[tuple[int, str, int, int, int], Choice]
+
+
+def with_border(positions: int) -> int:
+    """Positions of a tile of 09, and of the border around it."""
+    return (positions // HALO_COLUMNS + 2) * (HALO_COLUMNS + 2)
 
 
 def blocks(n: int, size: int) -> int:
@@ -126,13 +165,20 @@ def _chunks(p: Pass) -> int:
 
 def predicted(p: Pass) -> Choice:
     """The one with which the busiest multiprocessor should be done first."""
+    return min(choices(p), key=lambda choice: choice.time(p))
 
-    def time(choice: Choice) -> float:
-        turns = blocks(choice.blocks(p) * choice.parts, PROCESSORS)
-        busy = turns * TILES[choice.tile] * blocks(_chunks(p), choice.parts)
-        return busy if choice.parts == 1 else busy + LAUNCH + p.positions * p.outputs * choice.parts / FLOATS
 
-    return min(choices(p), key=time)
+def halo(p: Pass) -> Choice:
+    """The same of the tiles of 09."""
+    if not p.aligned:
+        return Choice((256, 64), halo=True)
+    return min((Choice(tile, halo=True) for tile in HALO_TILES), key=lambda choice: choice.time(p, cache=True))
+
+
+def with_halo(p: Pass) -> Choice:
+    """What the rule would choose if 09 were among the choices: where it has enough blocks, and whole chunks."""
+    usual, other = predicted(p), halo(p)
+    return other if p.aligned and other.time(p, cache=True) < usual.time(p, cache=True) else usual
 
 
 def chosen(p: Pass) -> Choice:
@@ -183,9 +229,12 @@ def _entry(layer: Mapping[str, Any]) -> tuple[tuple[int, str, int, int, int], Ch
         raise ValueError(f"numbers {numbers}")
     architecture, inputs, outputs, positions, parts = numbers
     m, n = layer["tile"]
-    choice = Choice((m, n), parts)
-    if choice.tile not in TILES or parts not in PARTS or layer["precision"] not in ("tf32", "float16", "bfloat16"):
-        raise ValueError(f"a tile of {choice.tile} in {parts} parts for {layer['precision']}")
+    choice = Choice((m, n), parts, layer.get("halo", False))
+    known, most = (HALO_TILES, 1) if choice.halo is True else (TILES, PARTS[-1])
+    precisions = ("tf32", "float16", "bfloat16")
+    fits = choice.tile in known and parts in PARTS and parts <= most and layer["precision"] in precisions
+    if not fits or type(choice.halo) is not bool:
+        raise ValueError(f"a tile of {choice.tile} in {parts} parts for {layer['precision']}, halo {choice.halo}")
     return (architecture, layer["precision"], inputs, outputs, bucket(positions)), choice
 
 
@@ -201,6 +250,11 @@ def split_sum(p: Pass) -> Launch:
     """The same, but always split, as far as there is anything to split."""
     choice = chosen(p)
     return Choice(choice.tile, max(choice.parts, min(2, _chunks(p)))).launch(p, always_split=True)
+
+
+def halo_tile(p: Pass) -> Launch:
+    """A block: a rectangle of positions."""
+    return halo(p).launch(p)
 
 
 def wgmma(p: Pass) -> Launch:

@@ -10,14 +10,16 @@ all pairs by (LONGEST + 2) 2^-24 times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from ...errors import OptionError, ShapeError
-from ...optim import Vectors
+from ...optim import AdamState, Vectors
+from ...optim.adam import Halves, Rule, Steps
 from .device import Array, Device
 from .precision import FLOAT32
+from .repeated import Ahead
 from .variants import Variant
 
 ELEMENTWISE, FUSED, PAIRS = "vectors/01_elementwise", "vectors/02_fused", "vectors/03_pairs"
@@ -34,6 +36,10 @@ LONGEST = 512  # products that are added in float32: 4 chunks of 128
 PRODUCT_PIECES = 512  # at most, of at least SHORTEST floats
 SHORTEST = 1024
 MOST_PAIRS = 539  # for which the smallest chunk fits
+
+# What Adam goes ahead with, at most: of larger pictures a step takes so long that the host's share is nothing, and the
+# second set of x, m and v (12 bytes an element) is worth having.
+AHEAD = 3 * 2048 * 2048
 
 
 def variants() -> Iterator[Variant]:
@@ -191,6 +197,36 @@ class CudaVectors(Vectors):
         decay = beta1, 1 - beta1, beta2, 1 - beta2
         self._elementwise("adam", n, x, g, m, v, *decay, rate, scale, epsilon, lo, hi)
 
+    def adam_step(self, rule: Rule, t: int, steps: int) -> Callable[[Sequence[Array], Array, Sequence[Array]], None]:
+        """Adam's update for a graph, whose launches are all the same: launch(reads, g, writes).
+
+        `reads` and `writes` are x, m, v and, as an int32 array of one element, how many of these updates there were:
+        they are the ones after t others, `steps` at most. Rate and scale of each are computed here, as `adam` has them.
+        """
+        table = self.device.to_device(np.array(list(_corrections(rule, t, steps)), np.float32))
+        kernel = self.device.kernel(ELEMENTWISE, "adam_next", THREADS=THREADS)
+        beta1, beta2 = rule.betas
+        decay = beta1, 1 - beta1, beta2, 1 - beta2
+
+        def launch(reads: Sequence[Array], g: Array, writes: Sequence[Array]) -> None:
+            (x, m, v, done), (x_next, m_next, v_next, done_next) = reads, writes
+            n = self._size(x, g, m, v, x_next, m_next, v_next)
+            table_of = table, len(table) - 1, done
+            box = rule.epsilon, rule.lo, rule.hi
+            blocks = _ceil(n, THREADS * VECTOR)
+            kernel(blocks, THREADS, x, g, m, v, *decay, *table_of, *box, x_next, m_next, v_next, done_next, n)
+
+        return launch
+
+    def adam_ahead(self, f: Halves, x: Array, state: AdamState, rule: Rule, evaluations: int) -> Steps:
+        """Adam's evaluations and updates, a step ahead of the host where that costs little memory."""
+        if not self.adam_spares(x.size):
+            return Steps(f, x, state, rule, self)
+        return Ahead(f, x, state, rule, self, evaluations)
+
+    def adam_spares(self, size: int) -> int:
+        return 3 if size <= AHEAD else 0
+
     # -- launches -------------------------------------------------------------------------------------------------
 
     def _elementwise(self, name: str, n: int, *arguments: Array | float) -> None:
@@ -255,6 +291,15 @@ def _tiles(m: int) -> tuple[np.ndarray, np.ndarray]:
     beyond = rows >= m
     s, y = np.where(beyond, 2 * m, rows), np.where(beyond, 2 * m, m + rows)
     return np.concatenate([s, y]).reshape(-1), np.concatenate([columns, columns]).reshape(-1)
+
+
+def _corrections(rule: Rule, t: int, steps: int) -> Iterator[tuple[float, float]]:
+    """learning rate / correction 1 and 1 / correction 2 of every update after t others: until they change no more."""
+    for number in range(t + 1, t + 1 + steps):
+        first, second = rule.corrections(number)
+        yield rule.learning_rate / first, 1 / second
+        if first == second == 1:
+            return
 
 
 def _from_bits(bits: np.uint32) -> float:
