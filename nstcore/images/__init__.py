@@ -8,16 +8,25 @@ from .colour import (
     match_luminance,
     with_luminance,
 )
+from .colour_strips import (
+    grey,
+    match_histogram_strips,
+    match_linear_strips,
+    match_luminance_strips,
+    with_luminance_strips,
+)
 from .masks import read_mask
 from .pictures import Loaded, Picture, as_list, as_pixels, load, to_uint8
 from .read import read_picture
-from .resize import resample, resize_mask, resize_pixels
+from .resize import numbers, resample, resize_mask, resize_pixels
 from .sheet import contact_sheet
 from .sizes import fit, target_size
-from .sources import MOST_PIXELS, is_standard, standard_input
+from .sources import LARGE, MOST_LARGE, MOST_PIXELS, is_standard, standard_input
 from .write import check_output, read_metadata, write_picture
 
 __all__ = [
+    "LARGE",
+    "MOST_LARGE",
     "MOST_PIXELS",
     "Loaded",
     "Picture",
@@ -26,13 +35,18 @@ __all__ = [
     "check_output",
     "contact_sheet",
     "fit",
+    "grey",
     "is_standard",
     "linear_map",
     "load",
     "luminance",
     "match_histogram",
+    "match_histogram_strips",
     "match_linear",
+    "match_linear_strips",
     "match_luminance",
+    "match_luminance_strips",
+    "numbers",
     "read_mask",
     "read_metadata",
     "read_picture",
@@ -43,5 +57,6 @@ __all__ = [
     "target_size",
     "to_uint8",
     "with_luminance",
+    "with_luminance_strips",
     "write_picture",
 ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .resize import resample
+from .. import disk
+from .resize import numbers, resample
 
+_WHOLE_BYTES = 1 << 24  # of colours whose holes are filled in one piece
 _TINY = 1e-12  # against 0/0 in holes
 
 
@@ -41,6 +45,67 @@ def fill_hidden(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     weight = alpha.astype(np.float32)
     filled = _pull_push(rgb.transpose(2, 0, 1).astype(np.float32) * weight, weight).transpose(1, 2, 0)
     return np.where(hidden[..., None], np.clip(filled, 0, 1), rgb).astype(rgb.dtype)
+
+
+def fill_planes(pixels: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """`fill_hidden` for a picture on disk, strip by strip, to the same numbers.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (3, H, W), float, or uint8, uint16, which span 0 to 1
+    alpha : ndarray of shape (H, W), or None
+
+    Returns
+    -------
+    ndarray of shape (3, H, W)
+        `pixels` where nothing is hidden; else a new array, float32.
+    """
+    if alpha is None or _least(alpha) > 0:
+        return pixels
+    filled = disk.new_array(pixels.shape)
+    if _least(alpha, np.max) == 0:
+        disk.fill(filled, 1)
+        return filled
+    for rows in disk.strips(filled):
+        filled[:, rows] = numbers(pixels[:, rows]) * alpha[rows]
+        disk.release(filled, pixels, alpha)
+    _pull_push_strips(filled, alpha)
+    for rows in disk.strips(filled):
+        hidden = alpha[rows] == 0
+        filled[:, rows] = np.where(hidden, np.clip(filled[:, rows], 0, 1), numbers(pixels[:, rows]))
+        disk.release(filled, pixels, alpha)
+    return filled
+
+
+def _least(alpha: np.ndarray, of: Any = np.min) -> float:
+    """The least of an array on disk, or the most."""
+    found = []
+    for rows in disk.strips(alpha):
+        found.append(of(alpha[rows]))
+        disk.release(alpha)
+    return float(of(found))
+
+
+def _pull_push_strips(colour: np.ndarray, weight: np.ndarray) -> None:
+    """`_pull_push` in place, strip by strip."""
+    if colour.nbytes <= _WHOLE_BYTES:
+        colour[:] = _pull_push(colour, weight)
+        return
+    height, width = (-(-n // 2) for n in weight.shape)
+    coarser, coarser_weight = disk.new_array((3, height, width)), disk.new_array((height, width))
+    for rows in disk.strips(coarser):
+        finer = slice(2 * rows.start, 2 * rows.stop)
+        sums = _sums(weight[finer])
+        coarser_weight[rows] = np.minimum(sums, 1)
+        coarser[:, rows] = _sums(colour[:, finer]) * (coarser_weight[rows] / np.maximum(sums, _TINY))
+        disk.release(colour, weight, coarser, coarser_weight)
+    _pull_push_strips(coarser, coarser_weight)
+    below = resample(coarser, (2 * height, 2 * width), "bilinear", disk.new_array((3, 2 * height, 2 * width)))
+    for rows in disk.strips(colour):
+        w = weight[rows]
+        own = colour[:, rows] / np.maximum(w, _TINY)
+        colour[:, rows] = w * own + (1 - w) * below[:, rows, : weight.shape[1]]
+        disk.release(colour, weight, below)
 
 
 def _pull_push(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:

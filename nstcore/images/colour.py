@@ -17,6 +17,8 @@ References
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from ..errors import OptionError, ShapeError
@@ -24,7 +26,9 @@ from ..errors import OptionError, ShapeError
 WEIGHTS = np.array([0.299, 0.587, 0.114])  # of R, G and B in the luminance of NTSC's YIQ
 METHODS = ("cholesky", "symmetric")
 _EPSILON = 1e-5  # variances below this share of the largest count as that share: a grey picture has an inverse too
-_LEAST_VARIANCE = 1e-8  # far below what rounding to 8 bits alone adds, 1.3e-6
+LEAST_VARIANCE = 1e-8  # far below what rounding to 8 bits alone adds, 1.3e-6
+
+Axes: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean (3,), variances (3,), directions (3, 3), in columns
 
 
 def luminance(pixels: np.ndarray) -> np.ndarray:
@@ -83,7 +87,7 @@ def match_luminance(style: np.ndarray, content: np.ndarray) -> np.ndarray:
     """
     L_s, L_c = (np.asarray(p if p.ndim == 2 else luminance(p), np.float64) for p in (style, content))
     deviation = L_s - L_s.mean()
-    gain = L_c.std() / max(L_s.std(), np.sqrt(_LEAST_VARIANCE))
+    gain = L_c.std() / max(L_s.std(), np.sqrt(LEAST_VARIANCE))
     return np.clip(gain * deviation + L_c.mean(), 0, 1).astype(_float(style))
 
 
@@ -108,9 +112,14 @@ def linear_map(
     """
     if method not in METHODS:
         raise OptionError(f"colour matching: expected {' or '.join(METHODS)}, got {method!r}")
-    mu_s, values_s, axes_s = _principal_axes(style, style_weights)
-    mu_c, values_c, axes_c = _principal_axes(content, content_weights)
-    values_s = np.maximum(values_s, max(_EPSILON * values_s.max(), _LEAST_VARIANCE))
+    return map_between(_principal_axes(style, style_weights), _principal_axes(content, content_weights), method)
+
+
+def map_between(style: Axes, content: Axes, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """`linear_map` from the mean, the variances and the directions of the colours of each."""
+    mu_s, values_s, axes_s = style
+    mu_c, values_c, axes_c = content
+    values_s = np.maximum(values_s, max(_EPSILON * values_s.max(), LEAST_VARIANCE))
     if method == "symmetric":
         A = (axes_c * np.sqrt(values_c)) @ axes_c.T @ (axes_s / np.sqrt(values_s)) @ axes_s.T
     else:
@@ -188,18 +197,31 @@ def match_histogram(
 
 def _match_channel(s: np.ndarray, w_s: np.ndarray, c: np.ndarray, w_c: np.ndarray) -> np.ndarray:
     order = np.argsort(c, kind="stable")
-    ranks = np.concatenate([[0.0], np.cumsum(w_c[order])])
-    integral = np.concatenate([[0.0], np.cumsum(w_c[order] * c[order])])  # of the quantile function, up to each rank
     values, index = np.unique(s, return_inverse=True)
     mass = np.bincount(index, w_s, minlength=len(values))
+    return match_levels(values, mass, c[order], w_c[order])[index]
+
+
+def match_levels(values: np.ndarray, mass: np.ndarray, c: np.ndarray, w_c: np.ndarray) -> np.ndarray:
+    """What each of the style's values becomes.
+
+    Parameters
+    ----------
+    values, mass : ndarray of shape (N,)
+        The style's values, rising, and the share of its pixels that has each; some of it above 0.
+    c, w_c : ndarray of shape (M,)
+        The same of the content; values may come more than once.
+    """
+    ranks = np.concatenate([[0.0], np.cumsum(w_c)])
+    integral = np.concatenate([[0.0], np.cumsum(w_c * c)])  # of the quantile function, up to each rank
     ends = np.concatenate([[0.0], np.cumsum(mass)])
     share = np.diff(np.interp(ends, ranks, integral))
     counts = mass > 1e-15  # a value that only pixels of weight 0 have goes where its neighbours' line leads
-    return np.interp(values, values[counts], share[counts] / mass[counts])[index]
+    return np.interp(values, values[counts], share[counts] / mass[counts])
 
 
-def _principal_axes(pixels: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean (3,), variances (3,) >= 0 and directions (3, 3), in columns, of the colours."""
+def _principal_axes(pixels: np.ndarray, weights: np.ndarray | None) -> Axes:
+    """Of the colours; variances >= 0."""
     share = _shares(pixels, weights)
     x = pixels.reshape(3, -1).astype(np.float64)
     mu = x @ share

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .. import disk
 from .sources import Source, open_image
 from .upright import orientation_of, turned
 
@@ -53,7 +54,7 @@ def read_sixteen(image: Image.Image, source: Source) -> tuple[np.ndarray, np.nda
     if premultiplied:
         _divide_by_alpha(samples)
     channels = samples.shape[2]
-    colour = samples[..., 0] if channels == 2 else np.ascontiguousarray(samples[..., :3])
+    colour = samples[..., 0] if channels == 2 else samples[..., :3]
     return colour, _keyed(colour, image) if channels == 3 else samples[..., -1]
 
 
@@ -69,7 +70,8 @@ def _colour(image: Image.Image, source: Source) -> tuple[np.ndarray, bool] | Non
     bands, _, order = (rawmodes or [""])[0].partition(";16")
     if bands == "LA" and order == "B":
         # one byte of the file for each of Pillow's channels: grey high, grey low, alpha high, alpha low
-        four = _decode(source, lambda _: "RGBA").astype(np.uint16)
+        with _with_rawmodes(source, lambda _: "RGBA") as decoded:
+            four = _upright(decoded).astype(np.uint16)
         return four[..., ::2] << 8 | four[..., 1::2], False
     if bands not in ("RGB", "RGBX", "RGBA", "RGBa") or order not in ("B", "L", "N"):
         return None
@@ -80,16 +82,29 @@ def _colour(image: Image.Image, source: Source) -> tuple[np.ndarray, bool] | Non
 
 def _both_bytes(source: Source, high: str, bands: Callable[[str], str]) -> np.ndarray:
     """Samples (H, W, C), uint16, of a file in which `high`, "B" or "L", is the raw mode that takes the high bytes."""
-    samples = _decode(source, lambda rawmode: f"{bands(rawmode)};16{high}").astype(np.uint16) << 8
-    samples |= _decode(source, lambda rawmode: f"{bands(rawmode)};16{_OTHER[high]}")
-    return samples
+
+    def decoded(order: str) -> Image.Image:
+        return _with_rawmodes(source, lambda rawmode: f"{bands(rawmode)};16{order}")
+
+    samples = np.empty(0, np.uint16)
+    for order, shift in ((high, 8), (_OTHER[high], 0)):
+        with decoded(order) as image:
+            image.load()
+            for rows in disk.strips((image.height, image.width)):
+                part = np.asarray(image.crop((0, rows.start, image.width, rows.stop))).astype(np.uint16) << shift
+                if not samples.size:
+                    samples = disk.new_array((image.height, *part.shape[1:]), np.uint16)
+                samples[rows] = part if shift else samples[rows] | part
+                disk.release(samples)
+            orientation = orientation_of(image)
+    return turned(samples, orientation)
 
 
-def _decode(source: Source, change: Callable[[str], str]) -> np.ndarray:
-    """The file through other raw modes, (H, W, C) uint8, upright."""
-    with open_image(source) as image:
-        image.tile = [_with_rawmode(tile, change(_rawmode(tile))) for tile in image.tile]  # type: ignore[attr-defined]
-        return _upright(image)
+def _with_rawmodes(source: Source, change: Callable[[str], str]) -> Image.Image:
+    """The file, to be decoded through other raw modes."""
+    image = open_image(source)
+    image.tile = [_with_rawmode(tile, change(_rawmode(tile))) for tile in image.tile]  # type: ignore[attr-defined]
+    return image
 
 
 def _upright(image: Image.Image) -> np.ndarray:
@@ -117,6 +132,8 @@ def _keyed(colour: np.ndarray, image: Image.Image) -> np.ndarray | None:
 
 def _divide_by_alpha(samples: np.ndarray) -> None:
     """Of colours that are multiplied by alpha, (H, W, 4) uint16, in place."""
-    alpha = samples[..., 3:].astype(np.float64)
-    divided = np.divide(samples[..., :3] * 65535.0, alpha, out=np.zeros(samples[..., :3].shape), where=alpha > 0)
-    samples[..., :3] = np.rint(np.minimum(divided, 65535))
+    for rows in disk.strips((len(samples), samples.shape[1] * samples.shape[2])):
+        alpha, colour = samples[rows, :, 3:].astype(np.float64), samples[rows, :, :3]
+        divided = np.divide(colour * 65535.0, alpha, out=np.zeros(colour.shape), where=alpha > 0)
+        samples[rows, :, :3] = np.rint(np.minimum(divided, 65535))
+        disk.release(samples)

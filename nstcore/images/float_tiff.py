@@ -45,7 +45,11 @@ class Floats(NamedTuple):
 
 
 class TooLarge(ValueError):
-    """More pixels than are read."""
+    """More pixels than are read; `most` are."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"more than {most:,} pixels")
+        self.most = most
 
 
 class _Directory:
@@ -132,7 +136,7 @@ def _samples(file: BinaryIO, order: str, tags: _Directory, channels: int, size: 
     """(H, W, C), float32."""
     width, height = tags.number(_WIDTH), tags.number(_LENGTH)
     if width * height > MOST_PIXELS:
-        raise TooLarge(f"{width} x {height} pixels")
+        raise TooLarge(MOST_PIXELS)
     tiled = _TILES in tags.entries
     piece = tags.number(_TILE_WIDTH) if tiled else width
     rows = tags.number(_TILE_LENGTH) if tiled else 1
@@ -140,7 +144,7 @@ def _samples(file: BinaryIO, order: str, tags: _Directory, channels: int, size: 
         raise ValueError(f"{width} x {height} pixels in pieces of {piece} x {rows}")
     across, down = -(-width // piece), -(-height // rows)  # whole tiles, since the predictor works on whole rows of one
     if across * piece * down * rows > 2 * MOST_PIXELS:
-        raise TooLarge(f"{width} x {height} pixels in tiles of {piece} x {rows}")
+        raise TooLarge(MOST_PIXELS)
     bytes_in_row = piece * channels * size
     grey = _as_bytes(file, order, tags, bytes_in_row, (down * rows, across * bytes_in_row))
     pieces = grey.reshape(-1, bytes_in_row)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -10,9 +11,12 @@ from typing import TypeAlias, cast
 import numpy as np
 from PIL import Image
 
+from .. import disk
 from ..errors import PictureError
 from .alpha import fill_hidden, over_white
+from .large import array_planes, read_large
 from .read import Straight, from_pil, read_straight
+from .resize import numbers
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -24,7 +28,8 @@ class Loaded:
     Attributes
     ----------
     pixels : ndarray of shape (3, H, W), C-contiguous, float32 or float64
-        RGB in [0, 1], not multiplied by alpha; where alpha is 0, continued from the visible parts around.
+        RGB in [0, 1], not multiplied by alpha; where alpha is 0, continued from the visible parts around. Of a large
+        picture also uint8 or uint16, which span 0 to 1, and not always contiguous; see `numbers`.
     alpha : ndarray of shape (H, W), float32, in [0, 1]; or None
         None if the picture is opaque everywhere.
     bits : int
@@ -40,7 +45,7 @@ class Loaded:
     note: str | None = None
 
 
-def load(picture: Picture) -> Loaded:
+def load(picture: Picture, large: int | None = None) -> Loaded:
     """A picture with its alpha and its depth.
 
     Parameters
@@ -50,16 +55,34 @@ def load(picture: Picture) -> Loaded:
         embedded profile other than sRGB only where that is one of curves and a matrix, else at 8 bits. A TIFF of
         floating point is read as it is, 1 being white. A PIL image has the 8 bits that Pillow keeps (grey: 16). Arrays
         as for `as_pixels`.
+    large : int, optional
+        Pixels above which it is not turned into floats: it stays in the 8 or 16 bits that it has, a file's on disk. An
+        array of float32 that lies on disk is never copied.
 
     Raises
     ------
     PictureError
         If it is no picture.
+    OutputError
+        If the disk has no room for a large one.
     """
+    found = load_large(picture, large)
+    if found is not None:
+        return found
     rgb, alpha, bits, note = straight(picture)
     if alpha is not None:
         rgb = fill_hidden(rgb, alpha)
     return Loaded(np.ascontiguousarray(rgb.transpose(2, 0, 1)), alpha, bits, note)
+
+
+def load_large(picture: Picture, large: int | None) -> Loaded | None:
+    """A picture as `load` keeps a large one; None if it has no more pixels than that."""
+    found = None
+    if large is not None and isinstance(picture, str | Path | Image.Image):
+        found = read_large(picture, large)
+    elif isinstance(picture, np.ndarray) and _stays_as_it_is(picture, large):
+        found = array_planes(*_checked_array(picture))
+    return None if found is None else Loaded(*found)
 
 
 def as_pixels(picture: Picture) -> np.ndarray:
@@ -103,21 +126,48 @@ def straight(picture: Picture) -> Straight:
 
 
 def _from_array(array: np.ndarray) -> Straight:
+    rgb, alpha, bits = _checked_array(array)
+    return Straight(numbers(rgb), alpha, bits)
+
+
+def _checked_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Colours (H, W, 3), of the array's integers or of float, alpha (H, W) in float32, and depth."""
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
         raise PictureError(f"picture: expected an array (H, W, 3) or (H, W, 4), got shape {array.shape}")
     bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(array.dtype, 32)
-    if bits < 32:
-        array = array.astype(np.float32) / (2**bits - 1)
-    elif not np.issubdtype(array.dtype, np.floating):
-        raise PictureError(f"picture: expected uint8, uint16, or floating point in [0, 1], got {array.dtype}")
-    elif not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise PictureError("picture: expected values in [0, 1], got others; divide an array of 0..255 by 255")
-    elif array.dtype != np.float64:
-        array = array.astype(np.float32)
-    opaque = array.shape[2] == 3 or array[..., 3].min() == 1
-    return Straight(array[..., :3], None if opaque else array[..., 3].astype(np.float32), bits)
+    if bits == 32:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise PictureError(f"picture: expected uint8, uint16, or floating point in [0, 1], got {array.dtype}")
+        if not _in_range(array):
+            raise PictureError("picture: expected values in [0, 1], got others; divide an array of 0..255 by 255")
+        if array.dtype != np.float64:
+            array = array.astype(np.float32, copy=not disk.on_disk(array))
+    if array.shape[2] == 3:
+        return array, None, bits
+    alpha = array[..., 3]
+    opaque = all(part.min() == (1 if bits == 32 else 2**bits - 1) for part in _parts(alpha))
+    return array[..., :3], None if opaque else numbers(alpha).astype(np.float32, copy=False), bits
+
+
+def _stays_as_it_is(array: np.ndarray, large: int | None) -> bool:
+    """Whether no copy of an array is to be made."""
+    if large is not None and math.prod(array.shape[:2]) > large:
+        return True
+    return disk.on_disk(array) and array.dtype == np.float32
+
+
+def _in_range(array: np.ndarray) -> bool:
+    """Whether all is finite and in [0, 1]."""
+    return all(part.min() >= 0 and part.max() <= 1 for part in _parts(array))  # of NaN neither is true
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Of an array (H, W) or (H, W, C), its rows, many at a time."""
+    for rows in disk.strips((array.shape[0], array.size // array.shape[0])):
+        yield array[rows]
+        disk.release(array)
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

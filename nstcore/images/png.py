@@ -1,4 +1,4 @@
-"""A PNG of 16 bits per channel, which Pillow cannot write.
+"""A PNG of 16 bits per channel, which Pillow cannot write; or a large one, which need not be whole in memory.
 
 References
 ----------
@@ -15,25 +15,28 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .samples import Samples
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE = {3: 2, 4: 6}  # channels -> RGB, RGBA
 _ROWS_BYTES = 1 << 20  # of samples filtered at a time
 
 
-def write_sixteen(file: BinaryIO, samples: np.ndarray, chunks: Sequence[tuple[bytes, bytes]] = ()) -> None:
+def write_png(file: BinaryIO, samples: Samples, chunks: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Write samples as a PNG.
 
     Parameters
     ----------
     file : binary file, open for writing
-    samples : ndarray of shape (H, W, 3) or (H, W, 4), uint16
+    samples : ndarray of shape (H, W, 3) or (H, W, 4), uint8 or uint16
         RGB, or RGB not multiplied by alpha and alpha.
     chunks : sequence of (name, content)
         What stands before the image data: sRGB, tEXt.
     """
     height, width, channels = samples.shape
+    bits = 8 * samples.dtype.itemsize
     file.write(_SIGNATURE)
-    _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, _COLOUR_TYPE[channels], 0, 0, 0))
+    _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, bits, _COLOUR_TYPE[channels], 0, 0, 0))
     for name, content in chunks:
         _chunk(file, name, content)
     deflate = zlib.compressobj(6)
@@ -47,15 +50,16 @@ def _chunk(file: BinaryIO, name: bytes, content: bytes) -> None:
     file.write(struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content)))
 
 
-def _filtered(samples: np.ndarray) -> Iterator[bytes]:
+def _filtered(samples: Samples) -> Iterator[bytes]:
     """Filtered rows, each behind the number of its filter, many at a time."""
     height, width, channels = samples.shape
-    pixel = 2 * channels  # bytes
+    itemsize = samples.dtype.itemsize
+    pixel = itemsize * channels  # bytes
     row = width * pixel
     step = max(1, _ROWS_BYTES // row)
     above = np.zeros((1, row), np.uint8)
     for start in range(0, height, step):
-        x = samples[start : start + step].astype(">u2").view(np.uint8).reshape(-1, row)
+        x = samples[start : start + step].astype(f">u{itemsize}").view(np.uint8).reshape(-1, row)
         b = np.concatenate([above, x[:-1]])  # the byte above; a: of the pixel to the left; c: of the pixel above that
         a, c = (np.pad(y[:, :-pixel], ((0, 0), (pixel, 0))) for y in (x, b))
         average = ((a.astype(np.uint16) + b) >> 1).astype(np.uint8)

@@ -78,6 +78,11 @@ def samples_to_srgb(samples: np.ndarray, profile: bytes | None) -> np.ndarray | 
     return _srgb_encoded((linear - np.float32(black)) / np.float32(1 - black))  # perceptual: black becomes black
 
 
+def keeps_numbers(profile: bytes | None, grey: bool) -> bool:
+    """Whether `samples_to_srgb` only makes floats of the samples."""
+    return _changes_nothing(profile, "L" if grey and _space(profile) != "RGB" else "RGB")
+
+
 @lru_cache(maxsize=1)
 def srgb_profile() -> bytes | None:
     """The sRGB profile to embed, always the same bytes; None where Pillow was built without colour management."""

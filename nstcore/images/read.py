@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import PictureError
+from ..errors import OutputError, PictureError
 from .alpha import over_white
 from .depth import read_sixteen
 from .float_tiff import Floats, TooLarge, read_float
@@ -70,33 +70,42 @@ def read_straight(path: str | Path) -> Straight:
     """
     name = shown(path)
     source = source_of(path)
-    with _one_line(name, source):
+    with one_line(name, source):
         with opened(source) as file:
             floats = read_float(file)
         if floats is not None:
-            found = _from_float(floats, name)
+            found = from_float(floats, name)
         else:
             with open_image(source) as image:
-                if image.width * image.height > MOST_PIXELS:
-                    raise TooLarge(f"{image.width} x {image.height} pixels")
+                check_size(image, MOST_PIXELS)
                 sixteen = read_sixteen(image, source)
                 if sixteen is None:
                     found = from_pil(image)
                 else:
-                    found = _from_sixteen(*sixteen, image.info.get("icc_profile"))
-    frames = _frames_note(source)
-    notes = [note for note in (frames, found.note) if note]
-    return found._replace(note=f"{name}: {'; '.join(notes)}" if notes else None)
+                    found = from_sixteen(*sixteen, image.info.get("icc_profile"))
+    return found._replace(note=whole_note(name, source, found.note))
+
+
+def check_size(image: Image.Image, most: int) -> None:
+    """Refuse, before it is decoded, what has more pixels."""
+    if image.width * image.height > most:
+        raise TooLarge(most)
+
+
+def whole_note(name: str, source: Source, note: str | None) -> str | None:
+    """All that a person should know about a file, as one line."""
+    notes = [note for note in (_frames_note(source), note) if note]
+    return f"{name}: {'; '.join(notes)}" if notes else None
 
 
 @contextmanager
-def _one_line(name: str, source: Source) -> Iterator[None]:
+def one_line(name: str, source: Source) -> Iterator[None]:
     """Whatever decoders raise, as one line about the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata: the pixels are what counts
             yield
-    except PictureError:
+    except (PictureError, OutputError):  # the latter: no room for arrays on disk
         raise
     except UnidentifiedImageError:
         if looks_like_heic(source):
@@ -104,10 +113,8 @@ def _one_line(name: str, source: Source) -> Iterator[None]:
         raise PictureError(
             f"{name}: not a picture that can be read; expected PNG, JPEG, TIFF, WebP or the like"
         ) from None
-    except (TooLarge, Image.DecompressionBombError):
-        raise PictureError(
-            f"{name}: more than {MOST_PIXELS:,} pixels, the most that is read; make it smaller first"
-        ) from None
+    except TooLarge as error:
+        raise PictureError(f"{name}: {error}, the most that is read; make it smaller first") from None
     except MemoryError:
         raise PictureError(f"{name}: too large for this machine's memory; make it smaller first") from None
     except Exception as error:  # decoders of damaged files raise nearly anything
@@ -122,21 +129,31 @@ def from_pil(image: Image.Image) -> Straight:
     profile = image.info.get("icc_profile")
     if image.mode == "F":
         grey = turned(np.asarray(image, np.float32), orientation)
-        return _from_float(Floats(grey, None, False, 1, profile), "picture")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_sixteen(turned(_as_sixteen(image), orientation), None, profile)
-    alpha = None
+        return from_float(Floats(grey, None, False, 1, profile), "picture")
+    if is_deep(image):
+        return from_sixteen(turned(as_sixteen(image), orientation), None, profile)
+    rgb, alpha = eight_bits(image)
+    return Straight(turned(rgb, orientation), None if alpha is None else turned(alpha, orientation), 8)
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it is grey of more than 8 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def eight_bits(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours (H, W, 3) in sRGB and alpha (H, W), None if all is opaque, of an image of 8 bits, not turned."""
+    profile, alpha = image.info.get("icc_profile"), None
     if image.has_transparency_data:
         straight = image.convert({"La": "LA", "LA": "LA"}.get(image.mode, "RGBA"))
         alpha = np.asarray(straight.getchannel("A"), np.float32) / 255
         image = straight.convert("L" if straight.mode == "LA" else "RGB")
     elif image.mode not in ("L", "RGB", "CMYK", "LAB"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    rgb = np.asarray(image_to_srgb(image, profile), np.float32) / 255
-    return Straight(turned(rgb, orientation), _unless_opaque(None if alpha is None else turned(alpha, orientation)), 8)
+    return np.asarray(image_to_srgb(image, profile), np.float32) / 255, _unless_opaque(alpha)
 
 
-def _as_sixteen(image: Image.Image) -> np.ndarray:
+def as_sixteen(image: Image.Image) -> np.ndarray:
     """Grey integers of more than 8 bits as uint16, 65535 being white."""
     samples = np.asarray(image)
     tags: dict[int, Any] = getattr(image, "tag_v2", {})
@@ -149,7 +166,7 @@ def _as_sixteen(image: Image.Image) -> np.ndarray:
     return np.clip(samples, 0, 65535).astype(np.uint16)
 
 
-def _from_sixteen(samples: np.ndarray, alpha: np.ndarray | None, profile: bytes | None) -> Straight:
+def from_sixteen(samples: np.ndarray, alpha: np.ndarray | None, profile: bytes | None) -> Straight:
     """Of uint16 samples (H, W, 3), or (H, W) if grey, and uint16 alpha."""
     alpha = None if alpha is None else _unless_opaque(alpha.astype(np.float32) / 65535)
     rgb = samples_to_srgb(samples, profile)
@@ -159,7 +176,7 @@ def _from_sixteen(samples: np.ndarray, alpha: np.ndarray | None, profile: bytes 
     return Straight(np.asarray(image_to_srgb(eight, profile), np.float32) / 255, alpha, 8)
 
 
-def _from_float(floats: Floats, name: str) -> Straight:
+def from_float(floats: Floats, name: str) -> Straight:
     """Of floating point; through 16 bits where a profile says that the numbers are not sRGB."""
     colour = turned(floats.colour, floats.orientation)
     alpha = None if floats.alpha is None else turned(floats.alpha, floats.orientation)
@@ -176,7 +193,7 @@ def _from_float(floats: Floats, name: str) -> Straight:
         note = f"floating point from {low:.4g} to {high:.4g}; below 0 is taken as black, above 1 as white"
         colour = np.clip(colour, 0, 1)
     if floats.profile:
-        found = _from_sixteen(np.rint(colour * 65535).astype(np.uint16), None, floats.profile)
+        found = from_sixteen(np.rint(colour * 65535).astype(np.uint16), None, floats.profile)
         return found._replace(alpha=_unless_opaque(alpha), note=note)
     rgb = np.repeat(colour[..., None], 3, axis=2) if colour.ndim == 2 else colour
     return Straight(rgb, _unless_opaque(alpha), 32, note)

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 from contextlib import suppress
 from functools import lru_cache
 from io import BytesIO
@@ -21,9 +22,12 @@ from PIL import Image
 from ..errors import PictureError
 
 STANDARD = "-"  # standard input or output in place of a file's name
-MOST_PIXELS = 178_956_970  # of a picture that is read: a photograph of 150 megapixels, 2 GB as float32
+LARGE = 16_000_000  # pixels; what has more can be kept on disk, and is worked on in strips
+MOST_PIXELS = 178_956_970  # of a picture that is read into memory: a photograph of 150 megapixels, 2 GB as float32
+MOST_LARGE = 1 << 30  # pixels of one that is kept on disk: 32768 x 32768, which Pillow decodes into 4 GB
 MOST_BYTES = 1 << 30  # of standard input
 _PIECE = 1 << 20
+_opening = threading.Lock()
 
 # Those without a signature of their own (TGA, ICO) last.
 _FORMATS = (
@@ -102,9 +106,18 @@ def opened(source: Source) -> BinaryIO:
 
 
 def open_image(source: Source) -> Image.Image:
-    """The picture, its pixels not decoded yet. Raises whatever Pillow raises."""
+    """The picture, its pixels not decoded yet. Raises whatever Pillow raises.
+
+    How many pixels it may have is for the caller to check: Pillow's own limit, which is lower than MOST_LARGE and one
+    for the whole process, is lifted while the file is opened.
+    """
     silence_decoders()
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_known_formats())
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_known_formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def looks_like_heic(source: Source) -> bool:

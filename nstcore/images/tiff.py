@@ -16,15 +16,14 @@ from typing import BinaryIO
 import numpy as np
 
 from ..errors import OutputError
+from .samples import Samples
 
 _STRIP_BYTES = 1 << 18  # before compression
 _MOST_BYTES = (1 << 32) - 1  # that offsets reach
 _TYPES = {"ascii": 2, "short": 3, "long": 4, "rational": 5, "undefined": 7}
 
 
-def write_tiff(
-    file: BinaryIO, samples: np.ndarray, description: str | None = None, profile: bytes | None = None
-) -> None:
+def write_tiff(file: BinaryIO, samples: Samples, description: str | None = None, profile: bytes | None = None) -> None:
     """Write samples as a TIFF.
 
     Parameters
@@ -44,7 +43,7 @@ def write_tiff(
     """
     height, width, channels = samples.shape
     bits = 8 * samples.dtype.itemsize
-    rows = max(1, _STRIP_BYTES // (samples.nbytes // height))
+    rows = max(1, _STRIP_BYTES // (width * channels * samples.dtype.itemsize))
     file.write(bytes(8))  # the header, once it is known where the directory stands
     strips = [_place(file, zlib.compress(_differences(samples[y : y + rows]), 6)) for y in range(0, height, rows)]
     tags: list[tuple[int, str, int, bytes]] = [  # number, type, count, content

@@ -41,3 +41,8 @@ def turned(array: np.ndarray, orientation: int) -> np.ndarray:
     """An array (H, W) or (H, W, C) as it is to be looked at; a view."""
     turn = _TURNS.get(orientation)
     return array if turn is None else turn(array)
+
+
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H, W) or (H, W, C) that is upright as the sensor's rows lie: `turned` backwards; a view."""
+    return turned(upright, {6: 8, 8: 6}.get(orientation, orientation))

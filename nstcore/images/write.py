@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,11 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from .. import files
 from ..errors import OptionError, OutputError, PictureError, ShapeError
-from .alpha import over_white
-from .pictures import to_uint8
-from .png import write_sixteen
+from .big_tiff import installed, write_big_tiff
+from .png import write_png
 from .profiles import srgb_profile
-from .sources import is_standard, open_image, shown, source_of
+from .samples import Rounded, Samples
+from .sources import LARGE, is_standard, open_image, shown, source_of
 from .tiff import write_tiff
 
 
@@ -42,6 +43,8 @@ QUALITY = 95  # of JPEG and WebP
 _IMAGE_DESCRIPTION = 0x010E  # TIFF and EXIF tag, for the other formats
 _PERCEPTUAL = b"\0"  # the rendering intent in a PNG's sRGB chunk
 _EXIF_BYTES = 65000  # a JPEG's segment holds 65533
+_STRIP_BYTES = 1 << 22  # of samples rounded at a time, where Pillow is to write
+_MOST_SAMPLES = (1 << 32) - (1 << 24)  # bytes, of a TIFF whose offsets have 32 bits, with room for all the rest
 
 
 def check_output(
@@ -66,6 +69,7 @@ def write_picture(
     alpha: np.ndarray | None = None,
     bits: int = 8,
     quality: int | None = None,
+    on_share: Callable[[float], object] | None = None,
 ) -> None:
     """Write pixels as a picture, atomically; the format follows the name's ending.
 
@@ -76,7 +80,8 @@ def write_picture(
     path : path
         Ends in .png, .tif, .tiff, .jpg, .jpeg or .webp; or is "-": a PNG to standard output, once it is whole.
     pixels : ndarray of shape (3, H, W)
-        RGB in [0, 1], not multiplied by alpha; values outside are cut off.
+        RGB in [0, 1], not multiplied by alpha; values outside are cut off. May lie on disk: PNG and TIFF take strips,
+        JPEG and WebP 4 bytes a pixel of memory.
     metadata : mapping, optional
         Goes in as JSON: in a PNG as the text chunk "nstcore", elsewhere as the image description of TIFF or EXIF.
     alpha : ndarray of shape (H, W), in [0, 1], optional
@@ -85,6 +90,8 @@ def write_picture(
         Per channel; 16 in PNG and TIFF only.
     quality : int, 1 to 100, optional
         Of JPEG and WebP, by default 95; a WebP of quality 100 is lossless.
+    on_share : callable (float), optional
+        Told the share, up to 1, of the picture that has gone to the encoder: a large one takes a minute.
 
     Raises
     ------
@@ -100,30 +107,45 @@ def write_picture(
         raise ShapeError(f"alpha: expected {pixels.shape[1:]} for pixels {pixels.shape}, got {alpha.shape}; resize it")
     kind = _checked(path, bits, quality, (pixels.shape[1], pixels.shape[2]))
     text = None if metadata is None else json.dumps(metadata, ensure_ascii=True, sort_keys=True)
-    if alpha is not None and not kind.alpha:
-        pixels, alpha = over_white(np.clip(pixels, 0, 1).transpose(1, 2, 0), alpha).transpose(2, 0, 1), None
-    bands = pixels if alpha is None else np.concatenate([pixels, alpha[None]])
-    options = {} if kind is _TIFF or bits == 16 else _pillow_options(path, kind, text, quality or QUALITY)
+    samples = Rounded(pixels, alpha, bits, on_white=not kind.alpha, on_share=on_share)
+    large = kind is _PNG and math.prod(samples.shape[:2]) > LARGE  # Pillow would hold it whole
+    by_pillow = kind is not _TIFF and bits == 8 and not large
+    options = _pillow_options(path, kind, text, quality or QUALITY) if by_pillow else None
     if is_standard(path):
         whole = BytesIO()
-        _encode(whole, kind, _samples(bands, bits), text, options)
+        _encode(whole, kind, samples, text, options)
         _send(_standard_output(), whole.getbuffer())
         return
     with files.replacing(path) as temporary, temporary.open("wb") as file:
-        _encode(file, kind, _samples(bands, bits), text, options)
+        _encode(file, kind, samples, text, options)
 
 
-def _encode(file: BinaryIO, kind: _Format, samples: np.ndarray, text: str | None, options: dict[str, Any]) -> None:
-    """Samples (H, W, C), uint8 or uint16, with the settings; `options` are Pillow's, where Pillow is to write."""
-    if kind is _TIFF:
-        write_tiff(file, samples, text, srgb_profile())
-    elif samples.dtype == np.uint16:
+def _encode(file: BinaryIO, kind: _Format, samples: Samples, text: str | None, options: dict[str, Any] | None) -> None:
+    """Samples with the settings; `options` are Pillow's, where Pillow is to write."""
+    if options is not None:
+        _as_image(samples).save(file, kind.name, **options)
+    elif kind is _TIFF:
+        write = write_big_tiff if _is_big(samples.shape, samples.dtype.itemsize) and installed() else write_tiff
+        write(file, samples, text, srgb_profile())
+    else:
         chunks = [(b"sRGB", _PERCEPTUAL)]
         if text is not None:
             chunks.append((b"tEXt", f"{KEY}\0{text}".encode("ascii")))
-        write_sixteen(file, samples, chunks)
-    else:
-        Image.fromarray(samples).save(file, kind.name, **options)
+        write_png(file, samples, chunks)
+
+
+def _as_image(samples: Samples) -> Image.Image:
+    height, width, channels = samples.shape
+    image = Image.new("RGB" if channels == 3 else "RGBA", (width, height))
+    rows = max(1, _STRIP_BYTES // (width * channels))
+    for y in range(0, height, rows):
+        image.paste(Image.fromarray(samples[y : y + rows]), (0, y))
+    return image
+
+
+def _is_big(shape: Sequence[int], itemsize: int) -> bool:
+    """Whether samples of that shape can be too many for the offsets of a plain TIFF."""
+    return math.prod(shape) * itemsize > _MOST_SAMPLES
 
 
 def _standard_output() -> BinaryIO:
@@ -186,15 +208,12 @@ def _checked(path: str | Path, bits: int, quality: int | None, shape: tuple[int,
             f"{shown(path)}: {suffix} holds sides up to {kind.longest} pixels, got {shape[1]} x {shape[0]};"
             " end the name in .png or .tif"
         )
+    if kind is _TIFF and shape is not None and _is_big((*shape, 4), bits // 8) and not installed():
+        raise OutputError(
+            f"{shown(path)}: a TIFF of {shape[1]} x {shape[0]} pixels can exceed 4 GiB, which takes tifffile:"
+            ' pip install "nstcore[large]", or end the name in .png'
+        )
     return kind
-
-
-def _samples(bands: np.ndarray, bits: int) -> np.ndarray:
-    """(C, H, W) in [0, 1] as (H, W, C) of uint8 or uint16, rounded to nearest."""
-    if bits == 8:
-        return to_uint8(bands)
-    scaled = np.rint(np.clip(bands.transpose(1, 2, 0), 0, 1) * 65535)
-    return np.ascontiguousarray(scaled.astype(np.uint16))
 
 
 def _pillow_options(path: str | Path, kind: _Format, text: str | None, quality: int) -> dict[str, Any]:
