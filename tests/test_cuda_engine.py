@@ -15,7 +15,7 @@ import nstcore
 from nstcore import engines
 from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
-from nstcore.engines.cuda import CudaEngine, gpu, on_cpu
+from nstcore.engines.cuda import CudaEngine, gpu, loss_scale, on_cpu
 from nstcore.engines.cuda.conv import RUNGS
 from nstcore.engines.cuda.network import CudaNetwork
 from nstcore.errors import DeviceError
@@ -102,8 +102,7 @@ def test_a_float16_gradient_that_overflows_is_computed_again_with_a_smaller_scal
     engine = CudaEngine(made_on(device), "float16")
     weights = random_weights(deepest="conv2_1")
     usual = evaluated(engine, weights)[2]
-    chosen = CudaNetwork._loss_scale
-    monkeypatch.setattr(CudaNetwork, "_loss_scale", lambda self, gradients: chosen(self, gradients) * 2.0**18)
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", (-18, -12))
     once, scales = CudaNetwork._backward, []
     monkeypatch.setattr(CudaNetwork, "_backward", lambda self, g, scale: scales.append(scale) or once(self, g, scale))
     again = evaluated(engine, weights)[2]

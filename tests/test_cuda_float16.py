@@ -1,25 +1,30 @@
-"""float16 on the cuda engine: its scales, and an evaluation in three graphs, each of which ends with a read-back."""
+"""float16 on the cuda engine: its scales, which only the device knows, and evaluations in one graph, read once."""
 
 from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
+from late_device import LateDevice
 
+import nstcore
 from nstcore import Objective, vgg
 from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
-from nstcore.engines.cuda import CudaEngine
+from nstcore.engines.cuda import CudaEngine, loss_scale, repeated, vectors
 from nstcore.engines.cuda.device import Kernel
-from nstcore.engines.cuda.later import known
-from nstcore.engines.cuda.loss_scale import Scales, measure
+from nstcore.engines.cuda.later import Later, overflowed
+from nstcore.engines.cuda.loss_scale import LossScale
 from nstcore.engines.cuda.losses import Losses
 from nstcore.engines.cuda.network import CudaNetwork
 from nstcore.engines.cuda.on_cpu import OnCpuDevice, problem
 from nstcore.engines.cuda.precision import PRECISIONS
-from nstcore.engines.cuda.recordings import MOST, SEEN, Recordings
 from nstcore.engines.cuda.statistics import Target
 
+FLOAT16 = PRECISIONS["float16"]
 SIZE = (32, 36)
 pytestmark = pytest.mark.skipif(problem() is not None, reason=str(problem()))
 
@@ -51,119 +56,111 @@ class Counted:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_that_are_read_together_are_those_that_are_read_alone(monkeypatch):
+def test_numbers_for_the_device_are_those_that_are_read(monkeypatch):
     """And they leave alone what an evaluation around them still has to read."""
     device = OnCpuDevice()
     losses, counted = Losses(device, PRECISIONS["float32"]), Counted(device, monkeypatch)
     a, b = (device.to_device(np.random.default_rng(seed).standard_normal(900, np.float32)) for seed in (0, 1))
-    alone = [losses.max_abs(a), losses.squared_sum(a), losses.max_abs(b)]
+    alone = [losses.max_abs(a), losses.squared_sum(a), losses.squared_sum(b)]
     assert counted.reads == 3
+    there = device.empty(3, np.float64)
     with losses.later():
         before = losses.squared_sum(b)
-        with losses.together():
-            together = [losses.max_abs(a), losses.squared_sum(a), losses.max_abs(b)]
-        assert counted.reads == 3
-        results = losses.results()
-        assert [known(number, results) for number in together] == alone
-        after = losses.max_abs(b)
+        with losses.into(there):
+            assert [losses.max_abs(a), losses.squared_sum(a), losses.squared_sum(b)] == [0, 1, 2]
+        after = losses.squared_sum(a)
+    assert counted.reads == 3
+    found = device.to_host(there)
+    assert [found[:1].view(np.float32)[0], *found[1:]] == alone
     results = losses.results()
-    assert known(before, results) == losses.squared_sum(b)
-    assert known(after, results) == alone[2]
-    with losses.together():
-        again = losses.max_abs(a)
-    assert known(again, losses.results()) == alone[0]
+    assert (before.known(results), after.known(results)) == (alone[2], alone[1])
+    assert losses.squared_sum(a) == alone[1], "after it, a number is read at once"
 
 
-def scales(gradients, there, losses, above=None) -> Scales:
-    return measure(gradients, there, losses, above).scales(losses.results())
+def test_what_overflowed_is_found_by_its_number():
+    class Check:
+        def __init__(self, place: int) -> None:
+            self.squares = Later(lambda results: results[place])
+
+    checks = [Check(place) for place in range(4)]
+    assert overflowed(checks, np.array([1.0, np.inf, 3e38, np.nan])) == [checks[1], checks[3]]
+
+
+# ---- scales ----------------------------------------------------------------------------------------------------------
+
+
+class Scaled:
+    """The scales of some gradients, as they are on the device: style, loss, S, back."""
+
+    def __init__(self, gradients, there, losses, above=None) -> None:
+        self.device, self.of = losses.device, LossScale(losses)
+        self.scales = self.of.measure(gradients, there, above)
+        self.again = lambda: self.of.measure(gradients, there, above)
+
+    def row(self, dG=None) -> list[float]:
+        return self.device.to_host(self.scales.of(0 if dG is None else self.device.address(dG))).tolist()
 
 
 @pytest.mark.parametrize("size", [1e-9, 1.0, 1e9])
 def test_the_loss_scale_brings_what_the_losses_send_back_to_about_one(size):
     """Found again in float64, from the features and the gradients that the network was given."""
     device, rng = OnCpuDevice(), np.random.default_rng(4)
-    losses = Losses(device, PRECISIONS["float16"])
+    losses = Losses(device, FLOAT16)
     F, P = (rng.standard_normal((4, 5, 8)).astype(np.float16) for _ in range(2))
     dG, ds, scale = (size * rng.standard_normal((8, 8))).astype(np.float32), size * rng.standard_normal(8), size * 0.7
-    there = {"relu1_1": device.to_device(F)}
+    there = {"relu1_1": device.to_device(F), "relu1_2": device.to_device(F)}
     style, content = TapGradient(device.to_device(dG)), TapGradient(None, ds, Target(device.to_device(P), None), scale)
-    found = scales({"relu1_1": [style, content]}, there, losses)
+    small = TapGradient(device.to_device(dG / 64))
+    found = Scaled({"relu1_2": [small], "relu1_1": [style, content]}, there, losses)
     F, P, dG = (a.astype(np.float64) for a in (F, P, dG))
     squares = 4 * (dG**2).sum() * (F**2).sum() + 20 * (ds**2).sum() + (2 * scale) ** 2 * ((F - P) ** 2).sum()
-    assert 0.5 < found.loss * np.sqrt(squares / F.size) <= 1
-    assert 2**10 < found.style[device.address(style.dG)] * abs(dG).max() <= 2**11
+    _, loss, one, back = found.row()
+    assert 0.5 < loss * np.sqrt(squares / F.size) <= 1
+    assert (one, back) == (1, 1 / loss)
+    for term in (style, small):
+        of_F, same, S, _ = found.row(term.dG)
+        assert 2**10 < S * abs(device.to_host(term.dG)).max() <= 2**11
+        assert (of_F, same) == (loss / S, loss)
     above = device.to_device(np.full((8, 2, 2), 1e3 * size * 2.0**10, np.float32))
-    assert 0.5 < scales({}, there, losses, above).loss * 1e3 * size * 2.0**10 <= 1
-    assert scales({}, there, losses) == Scales()
+    assert 0.5 < Scaled({}, there, losses, above).row()[1] * 1e3 * size * 2.0**10 <= 1
+    assert Scaled({}, there, losses).row() == [1, 1, 1, 1]
+    every = TapGradient(style.dG, ds, content.target, scale)
+    assert Scaled({"relu1_1": [every]}, there, losses, above).row() == Scaled({}, there, losses, above).row()
 
 
-# ---- recordings ------------------------------------------------------------------------------------------------------
+JUST_ABOVE = float(np.nextafter(np.float32(0.5), np.float32(1)))
+POWERS = [(1.0, 0), (0.5, 1), (JUST_ABOVE, 0), (3.0, -2), (2.0**-40, 40), (1.5 * 2.0**-41, 40), (0.0, 0), (np.nan, 0)]
 
 
-@pytest.fixture
-def ways():
-    """A device, its recordings, and something to launch: it doubles what lies in an array."""
+@pytest.mark.parametrize(("value", "exponent"), POWERS)
+def test_the_loss_scale_brings_a_number_to_one_or_just_below(value, exponent):
     device = OnCpuDevice()
-    losses, a = Losses(device, PRECISIONS["float32"]), device.to_device(np.ones(5, np.float32))
-    called: list[str] = []
-
-    def twice() -> str:
-        called.append("")
-        losses.multiply(a, 2.0)
-        return f"of call {len(called)}"
-
-    return device, Recordings(device), a, called, twice
+    above = device.to_device(np.array([value], np.float32))
+    assert Scaled({}, {}, Losses(device, FLOAT16), above).row()[1] == 2.0**exponent
 
 
-def test_what_comes_for_the_second_time_is_recorded_and_then_launched(ways):
-    device, recordings, a, called, twice = ways
-    assert [recordings("key", twice) for _ in range(5)] == ["of call 1", *["of call 2"] * 4]
-    assert len(called) == 2
-    assert (device.to_host(a) == 32).all()
-    recordings("another", twice)
-    recordings(None, twice)
-    recordings(None, twice)
-    assert len(called) == 5, "what has no key changes every time"
-    assert (device.to_host(a) == 256).all()
+BEYOND = [(2.0**-100, 100), (2.0**120, -100), (0.0, 0), (np.inf, 0), (np.nan, 0)]
 
 
-def test_what_cannot_be_recorded_is_launched_and_not_tried_again(ways, monkeypatch):
-    device, recordings, a, _, twice = ways
-    counted = Counted(device, monkeypatch)
-    for _ in range(4):
-        recordings("key", lambda: (device.to_host(a), twice()))
-    assert counted.graphs == 1
-    assert (device.to_host(a) == 16).all()
+@pytest.mark.parametrize(("value", "exponent"), [*((v, e + 11) for v, e in POWERS[:6]), *BEYOND])
+def test_the_scale_of_S_brings_a_number_to_two_to_the_eleventh(value, exponent):
+    device = OnCpuDevice()
+    dG, F = device.to_device(np.array([[value]], np.float32)), device.to_device(np.zeros((1, 1, 1), np.float16))
+    found = Scaled({"relu1_1": [TapGradient(dG)]}, {"relu1_1": F}, Losses(device, FLOAT16))
+    assert found.row(dG)[2] == 2.0**exponent
 
 
-def test_a_recording_within_another_is_a_part_of_it(ways):
-    device, recordings, a, called, twice = ways
-    for _ in range(3):
-        recordings("key", twice)
-    with device.capture() as graph:
-        recordings("key", twice)
-    assert len(called) == 3
-    assert (device.to_host(a) == 8).all()
-    graph.launch()
-    assert (device.to_host(a) == 16).all()
-
-
-def test_the_recordings_that_were_used_last_are_kept(ways):
-    _, recordings, _, called, twice = ways
-    for key in range(MOST + 1):
-        recordings(key, twice)
-        recordings(key, twice)
-        recordings(0, twice)
-    assert len(recordings._graphs) == MOST
-    before = len(called)
-    recordings(0, twice)
-    recordings(2, twice)
-    assert len(called) == before, "still there"
-    recordings(1, twice)
-    assert len(called) == before + 1, "the one that was used longest ago has gone"
-    for key in range(2 * SEEN):
-        recordings(-key, twice)
-    assert len(recordings._seen) == SEEN
+def test_scales_are_lowered_as_often_as_there_are_attempts_and_restored():
+    device = OnCpuDevice()
+    found = Scaled({}, {}, Losses(device, FLOAT16), device.to_device(np.ones(5, np.float32)))
+    seen = [found.row()[1]]
+    while found.of.lower():
+        found.again()
+        seen.append(found.row()[1])
+    assert seen == [2.0**-e for e in loss_scale.ATTEMPTS]
+    found.of.restore()
+    found.again()
+    assert found.row()[1] == 1
 
 
 # ---- an evaluation ---------------------------------------------------------------------------------------------------
@@ -176,111 +173,195 @@ def weights(monkeypatch):
     return random_weights(deepest="conv3_1")
 
 
-def objective(weights, engine, **options) -> Objective:
-    layers = {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 0.5, "relu3_1": 0.2}}
-    return Objective(weights, smooth_picture(*SIZE, 7), smooth_picture(40, 34, 8), engine=engine, **layers | options)
+@pytest.fixture
+def too_large(monkeypatch):
+    """Scales with which every gradient overflows, once."""
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", (-19, -8))
 
 
-def pixels(engine, seed):
+LAYERS = {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 0.5, "relu3_1": 0.2}}
+
+
+def objective(weights, device, **options) -> Objective:
+    content, style = smooth_picture(*SIZE, 7), smooth_picture(40, 34, 8)
+    return Objective(weights, content, style, engine=CudaEngine(device, "float16"), **LAYERS | options)
+
+
+def launched(weights, **options) -> Objective:
+    """The same, launch by launch."""
+    found = objective(weights, OnCpuDevice(), **options)
+    found._repeated = lambda evaluate, x: evaluate(x)
+    return found
+
+
+def picture(engine, seed):
     return engine.array(np.ascontiguousarray(smooth_picture(*SIZE, seed).transpose(2, 0, 1), np.float32))
 
 
 def evaluated(of, seed):
-    terms, gradient = of(pixels(of.engine, seed))
+    terms, gradient = of(picture(of.engine, seed))
     return terms.total, of.engine.numpy(gradient)
 
 
 WAYS = {
     "plain": {},
+    "a pyramid": {"pyramid": (2,)},
     "regions": {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2},
     "sums": {"style_loss": "mean-std"},
 }
+RECORDED = ("plain", "a pyramid")
+
+
+def assert_the_same(mine, plain, seeds=(0, 1, 1, 0, 2)) -> None:
+    for seed in seeds:
+        found, expected = evaluated(mine, seed), evaluated(plain, seed)
+        assert found[0] == expected[0]
+        np.testing.assert_array_equal(found[1], expected[1])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_recordings_give_the_bits_of_their_launches(weights, way, monkeypatch):
-    mine = objective(weights, CudaEngine(OnCpuDevice(), "float16"), **WAYS[way])
-    plain = objective(weights, CudaEngine(OnCpuDevice(), "float16"), **WAYS[way])
-    for seed in (0, 1, 1, 0, 0, 2, 1):
-        with monkeypatch.context() as patched:
-            patched.setattr(CudaNetwork, "_records", False)
-            expected = evaluated(plain, seed)
-        found = evaluated(mine, seed)
-        assert found[0] == expected[0]
-        np.testing.assert_array_equal(found[1], expected[1])
-    assert mine.network._recordings._graphs
-    assert not plain.network._recordings._graphs
+def test_a_graph_gives_the_bits_of_its_launches(weights, way):
+    mine, plain = objective(weights, OnCpuDevice(), **WAYS[way]), launched(weights, **WAYS[way])
+    assert_the_same(mine, plain)
+    assert (mine._repeated._graph is not None) == (way in RECORDED)
 
 
 @pytest.mark.slow
-def test_an_evaluation_reads_three_times_and_launches_little(weights, monkeypatch):
-    """What its scales follow from; whether something overflowed; the losses. Whatever the losses are."""
+def test_an_evaluation_is_one_launch_and_one_read_back(weights, monkeypatch):
     device = OnCpuDevice()
+    mine, counted = objective(weights, device), Counted(device, monkeypatch)
+    x = picture(mine.engine, 0)
+    for _ in range(4):
+        before = counted.reads, counted.launches
+        mine(x)
+    assert (counted.reads - before[0], counted.launches - before[1], counted.graphs) == (1, 0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", RECORDED)
+def test_an_overflow_is_repeated_by_launching_the_graph_again(weights, way, too_large, monkeypatch):
+    """In a pyramid the scales of those networks that overflowed are lowered."""
+    device = OnCpuDevice()
+    mine, plain = objective(weights, device, **WAYS[way]), launched(weights, **WAYS[way])
+    assert_the_same(mine, plain)
+    assert np.isfinite(evaluated(mine, 0)[1]).all()
     counted = Counted(device, monkeypatch)
-    for layers in ({"relu1_1": 1.0}, {"relu1_1": 1.0, "relu1_2": 1.0, "relu2_1": 0.5}):
-        mine = objective(weights, CudaEngine(device, "float16"), style_layers=layers)
-        x, launches = pixels(mine.engine, 0), []
-        for _ in range(4):
-            before = counted.reads, counted.launches, counted.graphs
-            mine(x)
-            launches.append(counted.launches - before[1])
-        assert counted.reads == before[0] + 3
-        assert counted.graphs == before[2]
-        # Those of the Gram matrices (2), of each style loss (2), of content and total variation (2 each)
-        assert launches[-1] == 2 + 2 * len(layers) + 2 + 2
-        assert launches[0] > 3 * launches[-1]
+    evaluated(mine, 0)
+    assert counted.reads == 2 + 1, "of each launch of the graph, and the gradient here"
+    assert mine.network._loss_scale.attempt == 0, "the next evaluation begins where every one does"
 
 
 @pytest.mark.slow
-def test_an_overflow_is_repeated_from_recordings_too(weights, monkeypatch):
-    mine = objective(weights, CudaEngine(OnCpuDevice(), "float16"))
-    usual = evaluated(mine, 0)[1]
-    chosen, attempt, scales = CudaNetwork._loss_scale, CudaNetwork._attempt, []
-    monkeypatch.setattr(CudaNetwork, "_loss_scale", lambda self, gradients: chosen(self, gradients) * 2.0**19)
-    monkeypatch.setattr(CudaNetwork, "_attempt", lambda self, g, s: scales.append(s.loss) or attempt(self, g, s))
-    found = [evaluated(mine, 0)[1] for _ in range(5)]
-    assert len(scales) > len(found)
-    for gradient in found:
-        assert np.isfinite(gradient).all()
-        assert relative_error(gradient, usual) <= 4 * mine.engine.elements.unit
-        np.testing.assert_array_equal(gradient, found[0])
+def test_a_gradient_that_overflows_at_every_scale_is_told_as_it_is(weights, monkeypatch):
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", (-30, -29))
+    mine = objective(weights, OnCpuDevice())
+    for _ in range(3):
+        assert not np.isfinite(evaluated(mine, 0)[1]).all()
 
 
 @pytest.mark.slow
-def test_recordings_are_void_when_a_buffer_has_gone(weights):
+def test_a_gradient_that_overflowed_is_that_of_smaller_scales(weights, monkeypatch):
+    usual = evaluated(objective(weights, OnCpuDevice()), 0)[1]
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", (-19, -8))
+    once, called = CudaNetwork._backward, []
+    monkeypatch.setattr(CudaNetwork, "_backward", lambda self, *a: called.append("") or once(self, *a))
+    again = evaluated(objective(weights, OnCpuDevice()), 0)[1]
+    assert len(called) == 2
+    assert relative_error(again, usual) <= 4 * FLOAT16.unit
+
+
+# ---- a run, a step ahead of the host --------------------------------------------------------------------------------
+
+
+def paint(weights, **options):
+    given = {"size": 20, "iterations": 5, "average": 0.9} | LAYERS | options
+    engine = CudaEngine(LateDevice(), "float16")
+    return nstcore.stylize(
+        smooth_picture(16, 20, 7), smooth_picture(18, 16, 8), weights=weights, engine=engine, **given
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempts", [(0, 6), (-19, -8)])
+def test_a_run_ahead_of_the_host_drops_the_step_that_an_overflow_began(weights, attempts, monkeypatch):
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", attempts)
+    found = paint(weights)
+    monkeypatch.setattr(vectors, "AHEAD", 0)
+    expected = paint(weights)
+    assert found.losses == expected.losses
+    np.testing.assert_array_equal(found.pixels, expected.pixels)
+
+
+@pytest.fixture
+def small(monkeypatch, weights):
+    """tools/gpu_graphs.py, which compares graphs with their launches on a GPU, for that network on the stand-in."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "tools"))
+    import gpu_graphs
+
+    monkeypatch.setattr(gpu_graphs, "Objective", partial(Objective, **LAYERS))
+    return gpu_graphs
+
+
+@pytest.mark.slow
+def test_the_check_for_a_gpu_finds_no_other_bits_and_sees_those_that_there_are(small, weights, monkeypatch):
+    assert small.unlike(weights, "cuda-on-cpu", 20, ["float16"]) == []
+    monkeypatch.setattr(repeated, "overflowed", lambda checks, results: [])
+    found = small.unlike(weights, "cuda-on-cpu", 20, ["float16"])
+    assert found
+    assert all(line.startswith("graphs, float16 that overflows: ") for line in found)
+
+
+@pytest.mark.slow
+def test_a_timed_step_is_one_of_a_run_that_stands_still(small, weights, monkeypatch):
+    of = objective(weights, OnCpuDevice())
+    start = np.ascontiguousarray(smooth_picture(*SIZE, 0).transpose(2, 0, 1), np.float32)
+    steps = small.Steps(of, start)
+    counted = Counted(of.engine.device, monkeypatch)
+    losses = [steps() for _ in range(5)]
+    assert counted.graphs == 2, "one for each of the two sets of x, m and v"
+    assert losses == [of(of.engine.array(start))[0].total] * 5
+    assert steps._average.count == 5
+    assert steps._adam.state.t == 4
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_graph_is_void_when_a_buffer_has_gone(weights):
     """Another size of picture; and a larger scratch for the guides of another tap."""
     engine = CudaEngine(OnCpuDevice(), "float16")
     network = engine.network(weights, ("relu1_1", "relu2_1"), "max")
-    dG, x = engine.array(np.eye(16)), pixels(engine, 0)
-    guides = {"relu2_1": np.ones((16, 18)), "relu1_1": np.ones(SIZE)}
-    guide = network.guide("relu2_1", guides["relu2_1"])
-    for _ in range(3):
-        network.forward(x)
-        gradient = engine.numpy(network.backward({"relu2_1": [TapGradient(dG, guide=guide)]}))
-    recordings, generation = network._recordings, network.generation
-    network.forward(x)
-    network.gram("relu1_1", network.guide("relu1_1", guides["relu1_1"]))
-    assert network._recordings is not recordings
-    assert network.generation == generation + 1
-    again = engine.numpy(network.backward({"relu2_1": [TapGradient(dG, guide=guide)]}))
-    np.testing.assert_array_equal(again, gradient)
-    recordings = network._recordings
+    seen = [network.generation]
+
+    def changed() -> bool:
+        seen.append(network.generation)
+        return seen[-1] != seen[-2]
+
+    guides = [network.guide("relu2_1", np.ones((16, 18))), network.guide("relu1_1", np.ones(SIZE))]
+    network.forward(picture(engine, 0))
+    assert changed()
+    network.gram("relu2_1", guides[0])
+    assert changed()
+    network.gram("relu1_1", guides[1])
+    assert changed()
+    network.gram("relu2_1", guides[0])
+    network.forward(picture(engine, 1))
+    assert not changed()
+    network.free()
+    assert changed()
     network.forward(engine.array(np.zeros((3, 20, 20))))
-    assert network._recordings is not recordings
+    assert changed()
 
 
 @pytest.mark.slow
-def test_what_is_recorded_leaves_alone_what_is_still_to_be_read(weights):
-    """An evaluation with more losses before its backward pass has its numbers where another one's scales are found."""
-    engine = CudaEngine(OnCpuDevice(), "float16")
-    network, losses = engine.network(weights, ("relu2_1",), "max"), engine.losses
-    network.forward(pixels(engine, 1))
+def test_a_graph_keeps_its_own_factors_when_the_network_has_got_others(weights):
+    mine, plain = objective(weights, OnCpuDevice()), launched(weights)
+    assert_the_same(mine, plain, (0, 1, 1))
+    network = mine.network
+    network.forward(picture(mine.engine, 2))
     target = network.keep("relu2_1")
-    for count in (1, 1, 1, 4, 4, 4):
-        network.forward(pixels(engine, 0))
-        expected = network.squared_distance("relu2_1", target)
-        with losses.later():
-            numbers = [network.squared_distance("relu2_1", target) for _ in range(count)]
-            network.backward({"relu2_1": [TapGradient(target=target, scale=1e-3)]})
-        assert known(dict(enumerate(numbers)), losses.results()) == dict.fromkeys(range(count), expected)
+    network.forward(picture(mine.engine, 0))
+    network.backward({"relu2_1": [TapGradient(target=target, scale=1e-3)]})
+    assert_the_same(mine, plain, (0, 1))

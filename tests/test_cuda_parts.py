@@ -11,7 +11,7 @@ from conftest import random_weights, smooth_picture
 from nstcore import vgg
 from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
-from nstcore.engines.cuda import CudaEngine
+from nstcore.engines.cuda import CudaEngine, loss_scale
 from nstcore.engines.cuda.moments import RECTANGLES, Moments, _rectangle, make_guide
 from nstcore.engines.cuda.network import CudaNetwork
 from nstcore.engines.cuda.on_cpu import OnCpuDevice, problem
@@ -304,8 +304,7 @@ def test_a_part_whose_gradient_overflows_is_computed_again(weights, monkeypatch)
     engine = CudaEngine(OnCpuDevice(), "float16")
     networks = parts_of(engine, weights, (2,))
     usual = evaluated(engine, networks)[1]
-    chosen = CudaNetwork._loss_scale
-    monkeypatch.setattr(CudaNetwork, "_loss_scale", lambda self, gradients: chosen(self, gradients) * 2.0**17)
-    again = evaluated(engine, networks)[1]
+    monkeypatch.setattr(loss_scale, "ATTEMPTS", (-17, -11))
+    again = evaluated(engine, parts_of(engine, weights, (2,)))[1]
     assert np.isfinite(again).all()
     assert relative_error(again, usual) <= 4 * engine.elements.unit

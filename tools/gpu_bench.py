@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 from bench_common import ROOT, median, pictures, planes, torch_or_none
 from bench_fast import weights_for
+from gpu_graphs import Steps, engine_of
 
 from nstcore import FastWeights, Objective, Weights, engines, fast, vgg
 from nstcore.bench import OPERATIONS, Peaks, Size, measure, rungs
@@ -38,6 +39,7 @@ BOOK = 64  # side of those that the book sees and paints, too
 # Most that pixels in [0, 1] may be apart; with factors rounded to TF32 on a CPU they were 1e-2
 PAINTED = {"the book": 1e-4, "float32": 1e-3, "tf32": 2e-2}
 TRIAL = 100  # seconds for a rung that may not come to an end
+RIVALS = ("09_halo_tile",)  # rungs of the convolution whose whole step is timed beside the production one's
 SMALL = 12  # of a quick rehearsal: positions and channels of a layer, sides of pictures
 
 
@@ -115,12 +117,12 @@ def shapes(size: int) -> Iterator[tuple[str, int, int, int]]:
 
 
 def ladder(quick: bool) -> Iterator[tuple[str, Precision]]:
-    """Every rung in the precision that it is for: the one whose production rung it is, or float32, or what it has."""
+    """Every rung in the precision that it is for: whose production rung it is; or float32, or all that it has."""
     for short, rung in conv.RUNGS.items():
         mine = [name for name in rung.precisions if conv.PRODUCTION[name] == short]
         if quick and not mine:
             continue
-        for name in mine or (["float32"] if "float32" in rung.precisions else rung.precisions[:1]):
+        for name in mine or (["float32"] if "float32" in rung.precisions else rung.precisions):
             yield short, PRECISIONS[name]
 
 
@@ -235,10 +237,12 @@ def forms(
     runs: dict[str, Callable[[], float]] = {}
     memory: dict[str, int | None] = {}
     wrong = []
-    for precision in precisions:
-        name = f"nstcore {precision}"
+    for precision, rung in product(precisions, (None, *RIVALS)):
+        if rung is not None and (device != "cuda" or precision not in conv.RUNGS[rung].precisions):
+            continue
+        name = f"nstcore {precision}" if rung is None else f"nstcore {precision} {rung}"
         try:
-            runs[name], memory[name] = nstcore_step(weights, device, precision, problem)
+            runs[name], memory[name] = nstcore_step(weights, device, precision, problem, rung)
         except (MemoryError, RuntimeError, DeviceError) as error:
             wrong.append(f"{name} at {size}x{size}: {error}")
     if device == "cuda" and torch_or_none() is not None:
@@ -253,20 +257,18 @@ def forms(
 
 
 def nstcore_step(
-    weights: Weights, device: str, precision: str, problem: tuple[np.ndarray, np.ndarray, np.ndarray]
+    weights: Weights,
+    device: str,
+    precision: str,
+    problem: tuple[np.ndarray, np.ndarray, np.ndarray],
+    convolution: str | None = None,
 ) -> tuple[Callable[[], float], int | None]:
-    """One step, and the bytes that its engine, which nobody else has, took of the GPU; None on a CPU."""
+    """One step of a run, and the bytes that its engine, which nobody else has, took of the GPU; None on a CPU."""
     content, style, start = problem
-    engine = engines.create(device, precision)
-    objective = Objective(weights, content, style, engine=engine)
-    pixels = engine.array(planes(start))
-
-    def step() -> float:
-        terms, _ = objective(pixels)
-        engine.device.synchronize()
-        return terms.total
-
-    step()
+    engine = engine_of(device, precision, convolution)
+    step = Steps(Objective(weights, content, style, engine=engine), planes(start))
+    for _ in range(2):  # one compiles and makes the buffers, the other records
+        step()
     return step, getattr(engine.device, "held_bytes", None)
 
 

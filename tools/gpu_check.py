@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import bench
 import compile_kernels
 import gpu_bench
+import gpu_graphs
 import numpy as np
 from bench_common import ROOT, Report, commit, median, milliseconds, random_vgg19, torch_or_none, weights_for
 
@@ -45,6 +46,7 @@ TESTS = 0.35  # of the time at most
 SIZES = "256,512,1024,2048"
 PASSES = (512, 1024)  # sizes of the pictures that are painted in one pass
 PARTS = ("rungs", "layers", "passes", "steps")
+GRAPHS = 128  # size of the picture for which graphs are compared with their launches
 LAYERS = 512  # size of the picture at whose layers the rungs are timed
 TABLES = ("rungs", "step")  # <!-- gpu:rungs --> and so on: VGG's, and below it that of one-pass networks
 REHEARSAL = "REHEARSAL on the CPU: every figure below is one of this script, none of a GPU"
@@ -126,6 +128,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             weights, args.device, args.sizes, args.precisions, rounds, compiled, budget
         )
         problems += wrong
+        if args.device == "cuda" and budget.allows(0, "whether graphs have the bits of their launches"):
+            wrong = gpu_graphs.unlike(weights, args.device, GRAPHS, args.precisions)
+            print(f"graphs: {'; '.join(wrong) or 'the bits of their launches'}", flush=True)
+            problems += wrong
     found["problems"] = problems
     found["left_out"] = budget.left_out
     found["took"] = round(args.seconds - budget.left, 1)
@@ -295,7 +301,9 @@ def pass_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
 def step_notes(found: dict[str, Any]) -> str:
     problems = f" {'; '.join(found['problems'])}." if found["problems"] else ""
     return (
-        "Loss and gradient with respect to the pixels, interleaved; medians, by the wall clock, until both are there. "
+        "A step of a run: loss and gradient with respect to the pixels, Adam's update and the average of the iterates; "
+        "at a learning rate that moves no pixel, interleaved. Medians, by the wall clock, until the step's loss is "
+        "there. In float16 PyTorch's loss is multiplied by one number and the gradient not divided by it again. "
         f"Memory: all that a form holds of the GPU's, filters and targets too. Weights: {found['weights']}.{problems}"
     )
 

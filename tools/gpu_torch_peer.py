@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from gpu_graphs import AVERAGE, BETAS, BOUNDS, EPSILON, STANDSTILL
 from torch_fast_peer import TorchFastPeer
 from torch_peer import TorchPeer
 
@@ -65,11 +66,13 @@ def prepare() -> None:
 def step(
     form: Form, weights: Weights, content: np.ndarray, style: np.ndarray, start: np.ndarray, device: str = "cuda"
 ) -> Callable[[], float]:
-    """Loss and gradient of `start`, as a function that returns the loss when both are there."""
+    """A step of a run, as gpu_graphs.py has it, as a function that returns the loss when all is there."""
     kind = HalfPeer if form.half else TorchPeer
     peer = kind(weights, content, style, weights.pooling, channels_last=form.channels_last, device=device)
     x = peer.tensor(start).requires_grad_()
     scale = SCALE if form.half else 1.0
+    options = {"fused": True, "capturable": True} if x.is_cuda else {}
+    adam, mean = torch.optim.Adam([x], STANDSTILL, BETAS, EPSILON, **options), x.detach().clone()
     loss_of = peer.loss
     if form.graph == "compile":
         torch.compiler.reset()
@@ -79,6 +82,10 @@ def step(
         x.grad = None
         loss = loss_of(x)
         (loss * scale).backward()
+        adam.step()
+        with torch.no_grad():
+            x.clamp_(*BOUNDS)
+            mean.lerp_(x, 1 - AVERAGE)
         return loss.detach()
 
     if form.graph != "capture":
@@ -93,7 +100,7 @@ def step(
 
 
 def finished(loss: torch.Tensor) -> float:
-    """The loss, after the gradient is there too."""
+    """The loss, after everything else is there too."""
     if loss.is_cuda:
         torch.cuda.synchronize()
     return loss.item()

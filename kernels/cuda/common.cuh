@@ -155,6 +155,33 @@ __device__ __forceinline__ void store_elements(element* to, const float (&from)[
     *(uint4*)to = *(const uint4*)v;
 }
 
+// ---- loss scales: factors that only the device knows ---------------------------------------------------------------
+//
+// float16's gradients are multiplied by powers of two on their way back. loss_scales in style/01_two_stage leaves a row
+// of them in memory for every loss; whoever is handed null in place of such a row multiplies by none.
+enum scale_kind {
+  SCALE_STYLE,  // of F S: that of the gradients, divided by that of S
+  SCALE_LOSS,   // of all other gradients
+  SCALE_S,      // of S
+  SCALE_BACK    // of what leaves the network: 1 / that of the gradients
+};
+
+// A factor of which the host knows `value`. The rest is read where the factor is used, so that no register has to hold
+// it until then.
+struct Factor {
+  float value;
+  const float* scales;
+  scale_kind kind;
+
+  __device__ __forceinline__ operator float() const {
+#if PRECISION == FLOAT16
+    return scales ? value * scales[kind] : value;
+#else
+    return value;
+#endif
+  }
+};
+
 // Where a replicated border repeats position i of n
 __device__ __forceinline__ int clamp_to(int i, int n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 

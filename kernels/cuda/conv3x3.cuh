@@ -61,7 +61,7 @@ struct Forward {
 struct Backward {
   const element* __restrict__ F;
   const element* __restrict__ P;
-  float content_scale;
+  Factor content_scale;
   int mask;
   element* __restrict__ dx;
 
@@ -73,8 +73,9 @@ struct Backward {
       load_elements<N>(f, F + at);
       if (P) {
         load_elements<N>(target, P + at);
+        const float scale = content_scale;
 #pragma unroll
-        for (int i = 0; i < N; ++i) sum[i] += content_scale * (f[i] - target[i]);
+        for (int i = 0; i < N; ++i) sum[i] += scale * (f[i] - target[i]);
       }
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[i] = !mask || f[i] > 0.f ? sum[i] : 0.f;

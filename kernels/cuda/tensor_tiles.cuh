@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_fragments(Fragments& f, const unsigned char
 // copy(stage) begins to copy the next chunk: A's rows to `stage`, B's to `stage` + TILE_M * ROW_BYTES.
 template <class Copy>
 __device__ __forceinline__ void multiply(sums& d, unsigned char* stages, Copy&& copy, int chunks, int scaled,
-                                         float scale) {
+                                         const Factor& scale) {
   clear(d);
 
 #pragma unroll

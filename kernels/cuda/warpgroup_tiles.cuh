@@ -43,7 +43,7 @@ typedef float sums[NJ][4];
 // copy(stage) begins to copy the next chunk: A's rows to `stage`, B's to `stage` + TILE_M * ROW_BYTES.
 template <class Copy>
 __device__ __forceinline__ void multiply(sums& d, unsigned char* stages, Copy&& copy, int chunks, int scaled,
-                                         float scale) {
+                                         const Factor& scale) {
 #pragma unroll
   for (int j = 0; j < NJ; ++j)
 #pragma unroll

@@ -49,7 +49,7 @@ __device__ __forceinline__ void accumulate(float& sum, Tile& tile, const element
 
 template <class Epilogue>
 __device__ __forceinline__ void conv3x3(const element* x, const element* w, const element* F, const element* S,
-                                        float style_scale, int in, int out, int H, int W, int replicate,
+                                        const Factor& style_scale, int in, int out, int H, int W, int replicate,
                                         const Epilogue& epilogue) {
   __shared__ Tile tile;
   float sum[1] = {0.f};
@@ -68,13 +68,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     conv3x3_forward(const element* __restrict__ x, const element* __restrict__ w, const float* __restrict__ b,
                     element* __restrict__ linear, element* __restrict__ y, int C, int K, int H, int W, int replicate) {
   const Forward epilogue = {b, linear, y};
-  conv3x3(x, w, nullptr, nullptr, 0.f, C, K, H, W, replicate, epilogue);
+  conv3x3(x, w, nullptr, nullptr, {}, C, K, H, W, replicate, epilogue);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv3x3_backward(const element* __restrict__ dy, const element* __restrict__ w, const element* __restrict__ F,
                      const element* __restrict__ S, float style_scale, const element* __restrict__ P,
-                     float content_scale, int mask, element* __restrict__ dx, int K, int C, int H, int W) {
-  const Backward epilogue = {F, P, content_scale, mask, dx};
-  conv3x3(dy, w, F, S, style_scale, K, C, H, W, 0, epilogue);
+                     float content_scale, const float* __restrict__ scales, int mask, element* __restrict__ dx, int K,
+                     int C, int H, int W) {
+  const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
+  conv3x3(dy, w, F, S, {style_scale, scales, SCALE_STYLE}, K, C, H, W, 0, epilogue);
 }

@@ -181,7 +181,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     conv3x3_backward(const element* __restrict__ dy, const element* __restrict__ w, const element* __restrict__ F,
                      const element* __restrict__ S, float style_scale, const element* __restrict__ P,
-                     float content_scale, int mask, element* __restrict__ dx, int K, int C, int H, int W) {
-  const Backward epilogue = {F, P, content_scale, mask, dx};
+                     float content_scale, const float* __restrict__ scales, int mask, element* __restrict__ dx, int K,
+                     int C, int H, int W) {
+  const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
   conv3x3(dy, w, K, C, H, W, 0, epilogue);
 }

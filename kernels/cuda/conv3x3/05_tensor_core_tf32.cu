@@ -23,14 +23,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                     element* __restrict__ linear, element* __restrict__ y, int C, int K, int H, int W, int replicate) {
   extern __shared__ __align__(128) unsigned char stages[];
   const Forward epilogue = {b, linear, y};
-  conv3x3<false>(stages, x, w, nullptr, nullptr, 1.f, C, K, H, W, replicate, epilogue);
+  conv3x3<false>(stages, x, w, nullptr, nullptr, {}, C, K, H, W, replicate, epilogue);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     conv3x3_backward(const element* __restrict__ dy, const element* __restrict__ w, const element* __restrict__ F,
                      const element* __restrict__ S, float style_scale, const element* __restrict__ P,
-                     float content_scale, int mask, element* __restrict__ dx, int K, int C, int H, int W) {
+                     float content_scale, const float* __restrict__ scales, int mask, element* __restrict__ dx, int K,
+                     int C, int H, int W) {
   extern __shared__ __align__(128) unsigned char stages[];
-  const Backward epilogue = {F, P, content_scale, mask, dx};
-  conv3x3<true>(stages, dy, w, F, S, style_scale, K, C, H, W, 0, epilogue);
+  const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
+  conv3x3<true>(stages, dy, w, F, S, {style_scale, scales, SCALE_STYLE}, K, C, H, W, 0, epilogue);
 }

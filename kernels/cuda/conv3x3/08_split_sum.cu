@@ -25,8 +25,8 @@ __device__ __forceinline__ int pitch_of(int channels) { return (channels + 3) / 
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     conv3x3_parts(const element* __restrict__ x, const element* __restrict__ w, const element* __restrict__ F,
-                  const element* __restrict__ S, float style_scale, float* __restrict__ parts, int in, int out, int H,
-                  int W, int replicate) {
+                  const element* __restrict__ S, float style_scale, const float* __restrict__ scales,
+                  float* __restrict__ parts, int in, int out, int H, int W, int replicate) {
   extern __shared__ __align__(128) unsigned char stages[];
   const int across = (out + TILE_N - 1) / TILE_N;
   const unsigned first_position = blockIdx.x / across * TILE_M, positions = (unsigned)H * (unsigned)W;
@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 
   Windows windows(first_position, first_filter, out, H, W, replicate);
   sums d;
-  sum_chunks<true>(d, stages, windows, x, w, F, S, style_scale, in, out, first, last);
+  sum_chunks<true>(d, stages, windows, x, w, F, S, {style_scale, scales, SCALE_STYLE}, in, out, first, last);
 
   const int pitch = pitch_of(out);
   float* to = parts + (size_t)part * positions * pitch;
@@ -75,8 +75,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     finish_backward(const float* __restrict__ parts, int count, const element* __restrict__ F,
-                    const element* __restrict__ P, float content_scale, int mask, element* __restrict__ dx, int C,
-                    unsigned positions) {
-  const Backward epilogue = {F, P, content_scale, mask, dx};
+                    const element* __restrict__ P, float content_scale, const float* __restrict__ scales, int mask,
+                    element* __restrict__ dx, int C, unsigned positions) {
+  const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
   add_parts(parts, count, C, positions, epilogue);
 }

@@ -95,7 +95,7 @@ __device__ __forceinline__ void multiply_column(sums& d, const unsigned char* ha
 // each column of taps. Blocks that follow each other share their positions, as in tensor_core.cuh.
 template <bool STYLE, class Epilogue>
 __device__ __forceinline__ void conv3x3(unsigned char* shared, const element* x, const element* w, const element* F,
-                                        const element* S, float style_scale, int in, int out, int H, int W,
+                                        const element* S, const Factor& style_scale, int in, int out, int H, int W,
                                         int replicate, const Epilogue& epilogue) {
   const int across = (out + TILE_N - 1) / TILE_N, wide = (W + COLUMNS - 1) / COLUMNS;
   const int first_filter = blockIdx.x % across * TILE_N;
@@ -154,14 +154,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                     element* __restrict__ linear, element* __restrict__ y, int C, int K, int H, int W, int replicate) {
   extern __shared__ __align__(128) unsigned char shared[];
   const Forward epilogue = {b, linear, y};
-  conv3x3<false>(shared, x, w, nullptr, nullptr, 1.f, C, K, H, W, replicate, epilogue);
+  conv3x3<false>(shared, x, w, nullptr, nullptr, {}, C, K, H, W, replicate, epilogue);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     conv3x3_backward(const element* __restrict__ dy, const element* __restrict__ w, const element* __restrict__ F,
                      const element* __restrict__ S, float style_scale, const element* __restrict__ P,
-                     float content_scale, int mask, element* __restrict__ dx, int K, int C, int H, int W) {
+                     float content_scale, const float* __restrict__ scales, int mask, element* __restrict__ dx, int K,
+                     int C, int H, int W) {
   extern __shared__ __align__(128) unsigned char shared[];
-  const Backward epilogue = {F, P, content_scale, mask, dx};
-  conv3x3<true>(shared, dy, w, F, S, style_scale, K, C, H, W, 0, epilogue);
+  const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
+  conv3x3<true>(shared, dy, w, F, S, {style_scale, scales, SCALE_STYLE}, K, C, H, W, 0, epilogue);
 }

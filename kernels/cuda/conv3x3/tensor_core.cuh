@@ -79,8 +79,8 @@ __device__ __forceinline__ int all_chunks(const element* S, int in, int out) {
 // d = the chunks from `first` to before `last`
 template <bool STYLE>
 __device__ __forceinline__ void sum_chunks(sums& d, unsigned char* stages, Windows& windows, const element* x,
-                                           const element* w, const element* F, const element* S, float style_scale,
-                                           int in, int out, int first, int last) {
+                                           const element* w, const element* F, const element* S,
+                                           const Factor& style_scale, int in, int out, int first, int last) {
   const int of_style = style_chunks<STYLE>(S, out);
   int style_left = first < of_style ? of_style - first : 0;
   if (style_left)
@@ -100,7 +100,7 @@ __device__ __forceinline__ void sum_chunks(sums& d, unsigned char* stages, Windo
 // stay in the second-level cache (VGG's are 9 MB of floats at most).
 template <bool STYLE, class Epilogue>
 __device__ __forceinline__ void conv3x3(unsigned char* stages, const element* x, const element* w, const element* F,
-                                        const element* S, float style_scale, int in, int out, int H, int W,
+                                        const element* S, const Factor& style_scale, int in, int out, int H, int W,
                                         int replicate, const Epilogue& epilogue) {
   const int across = (out + TILE_N - 1) / TILE_N;
   const unsigned first_position = blockIdx.x / across * TILE_M;

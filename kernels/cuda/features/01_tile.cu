@@ -17,8 +17,10 @@
 static_assert(TILE % ROWS == 0, "whole turns");
 
 extern "C" __global__ void __launch_bounds__(TILE * ROWS)
-    features_enter(const float* __restrict__ y, float factor, element* __restrict__ x, int C, int64_t M) {
+    features_enter(const float* __restrict__ y, float factor, const float* __restrict__ scales,
+                   element* __restrict__ x, int C, int64_t M) {
   __shared__ float tile[TILE][TILE + 1];  // [channel][position]
+  const float scale = Factor{factor, scales, SCALE_LOSS};
   const int64_t first = (int64_t)blockIdx.x * TILE;
   const int channel = blockIdx.y * TILE, lane = threadIdx.x;
 #pragma unroll
@@ -27,20 +29,21 @@ extern "C" __global__ void __launch_bounds__(TILE * ROWS)
   __syncthreads();
 #pragma unroll
   for (int r = threadIdx.y; r < TILE; r += ROWS)
-    if (first + r < M && channel + lane < C) x[(first + r) * C + channel + lane] = to_element(factor * tile[lane][r]);
+    if (first + r < M && channel + lane < C) x[(first + r) * C + channel + lane] = to_element(scale * tile[lane][r]);
 }
 
 extern "C" __global__ void __launch_bounds__(TILE * ROWS)
-    features_leave(const element* __restrict__ x, float factor, float* __restrict__ y, int C, int W, int top, int left,
-                   int h, int w) {
+    features_leave(const element* __restrict__ x, float factor, const float* __restrict__ scales,
+                   float* __restrict__ y, int C, int W, int top, int left, int h, int w) {
   __shared__ float tile[TILE][TILE + 1];  // [position][channel]
+  const float scale = Factor{factor, scales, SCALE_BACK};
   const int64_t first = (int64_t)blockIdx.x * TILE, positions = (int64_t)h * w;
   const int channel = blockIdx.y * TILE, lane = threadIdx.x;
 #pragma unroll
   for (int r = threadIdx.y; r < TILE; r += ROWS)
     if (first + r < positions && channel + lane < C) {
       const int64_t row = top + (first + r) / w, column = left + (first + r) % w;
-      tile[r][lane] = factor * to_float(x[(row * W + column) * C + channel + lane]);
+      tile[r][lane] = scale * to_float(x[(row * W + column) * C + channel + lane]);
     }
   __syncthreads();
 #pragma unroll

@@ -18,7 +18,8 @@ extern "C" __global__ void gram_forward(const element* __restrict__ F, float* __
 
 extern "C" __global__ void gram_backward(const element* __restrict__ F, const element* __restrict__ S,
                                          float style_scale, const element* __restrict__ P, float content_scale,
-                                         int mask, int add, element* __restrict__ g, int M, int N) {
+                                         const float* __restrict__ scales, int mask, int add, element* __restrict__ g,
+                                         int M, int N) {
   const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= (int64_t)M * N) return;
   const int64_t m = at / N, c = at % N;
@@ -26,8 +27,8 @@ extern "C" __global__ void gram_backward(const element* __restrict__ F, const el
   float sum = 0.f;
   if (S)
     for (int d = 0; d < N; ++d) sum = __fmaf_rn(to_float(F[m * N + d]), to_float(S[(int64_t)d * N + c]), sum);
-  float value = style_scale * sum;
-  if (P) value += content_scale * (f - to_float(P[at]));
+  float value = Factor{style_scale, scales, SCALE_STYLE} * sum;
+  if (P) value += Factor{content_scale, scales, SCALE_LOSS} * (f - to_float(P[at]));
   if (mask && f <= 0.f) value = 0.f;
   g[at] = to_element(add ? to_float(g[at]) + value : value);
 }

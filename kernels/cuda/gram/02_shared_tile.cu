@@ -144,8 +144,8 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     gram_backward(const element* __restrict__ F, const element* __restrict__ S, float style_scale,
-                  const element* __restrict__ P, float content_scale, int mask, int add, element* __restrict__ g, int M,
-                  int N) {
+                  const element* __restrict__ P, float content_scale, const float* __restrict__ scales, int mask,
+                  int add, element* __restrict__ g, int M, int N) {
   __shared__ __align__(16) operand a[2], b[2];
   const int across = (N + TILE - 1) / TILE;
   const int m0 = (int)(blockIdx.x / across) * TILE, c0 = (int)(blockIdx.x % across) * TILE;
@@ -168,6 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
   }
 
+  const float style = Factor{style_scale, scales, SCALE_STYLE}, content = Factor{content_scale, scales, SCALE_LOSS};
   const int ti = threadIdx.x / SIDE, tj = threadIdx.x % SIDE;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
@@ -184,8 +185,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       load_elements<QUAD>(value, g + at, add);
 #pragma unroll
       for (int e = 0; e < QUAD; ++e) {
-        float more = style_scale * sums[i][j + e];
-        if (P) more += content_scale * (f[e] - p[e]);
+        float more = style * sums[i][j + e];
+        if (P) more += content * (f[e] - p[e]);
         if (!(mask && f[e] <= 0.f)) value[e] += more;
       }
       store_elements<QUAD>(g + at, value);

@@ -152,8 +152,8 @@ extern "C" __global__ void __launch_bounds__(SUM_THREADS)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     gram_backward(const element* __restrict__ F, const element* __restrict__ S, float style_scale,
-                  const element* __restrict__ P, float content_scale, int mask, int add, element* __restrict__ g, int M,
-                  int N) {
+                  const element* __restrict__ P, float content_scale, const float* __restrict__ scales, int mask,
+                  int add, element* __restrict__ g, int M, int N) {
   extern __shared__ __align__(128) unsigned char stages[];
   const int across = (N + CHANNELS - 1) / CHANNELS;
   const int m0 = (int)(blockIdx.x / across) * POSITIONS, c0 = (int)(blockIdx.x % across) * CHANNELS;
@@ -165,8 +165,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     copy_rows<TILE_N>(stage + TILE_M * ROW_BYTES, S, c0, N, k, N);  // symmetric: its rows are its columns
     k += CHUNK;
   };
-  if (S) multiply(d, stages, copy, (N + CHUNK - 1) / CHUNK, 0, 1.f);
+  if (S) multiply(d, stages, copy, (N + CHUNK - 1) / CHUNK, 0, {});
 
+  const float style = Factor{style_scale, scales, SCALE_STYLE}, content = Factor{content_scale, scales, SCALE_LOSS};
   constexpr int WIDTH = ALIGNED ? 4 : 1;
   for_each_quad(d, stages, [&](int m, int c, float(&quad)[4]) {
     m += m0, c += c0;
@@ -181,8 +182,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       load_elements<WIDTH>(value, g + at, add);
 #pragma unroll
       for (int e = 0; e < WIDTH; ++e) {
-        float more = style_scale * quad[n + e];
-        if (P) more += content_scale * (f[e] - p[e]);
+        float more = style * quad[n + e];
+        if (P) more += content * (f[e] - p[e]);
         if (!(mask && f[e] <= 0.f)) value[e] += more;
       }
       store_elements<WIDTH>(g + at, value);

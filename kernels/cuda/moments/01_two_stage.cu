@@ -69,8 +69,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    moments_backward(const element* __restrict__ T, const float* __restrict__ ds, const element* __restrict__ F,
-                     const float* __restrict__ w, int mask, element* __restrict__ g, int64_t n, int N) {
+    moments_backward(const element* __restrict__ T, const float* __restrict__ ds, const float* __restrict__ scales,
+                     const element* __restrict__ F, const float* __restrict__ w, int mask, element* __restrict__ g,
+                     int64_t n, int N) {
+  const float scale = Factor{1.f, scales, SCALE_LOSS};
   for (EACH_VECTOR(i, n, VECTOR)) {
     float t[VECTOR] = {}, f[VECTOR], weight[VECTOR], value[VECTOR];
     if (T) load_part(t, T + i, n - i);
@@ -80,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     int c = (int)(i % N);
 #pragma unroll
     for (int e = 0; e < VECTOR; ++e) {
-      const float more = weight[e] * (ds ? t[e] + ds[c] : t[e]);
+      const float more = weight[e] * (ds ? t[e] + scale * ds[c] : t[e]);
       if (weight[e] != 0.f && !(mask && f[e] <= 0.f)) value[e] += more;  // a T that nobody wants may be beyond float16
       if (++c == N) c = 0;
     }

@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_products(float (&sum)[3], const float4& v, c
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
     pixels_backward(const element* __restrict__ dy, const float* __restrict__ w, float* __restrict__ gradient,
                     float range, float std0, float std1, float std2, int order0, int order1, int order2, float scale,
-                    int K, int H, int W, int replicate) {
+                    const float* __restrict__ scales, int K, int H, int W, int replicate) {
   __shared__ __align__(16) float tile[QUADS][DOWN + 2][ACROSS + 2][4];  // of dy, with one more position around
   __shared__ __align__(16) float filters[9][QUADS][3][4];
   const int p0 = blockIdx.y * DOWN, q0 = blockIdx.x * ACROSS;
@@ -112,14 +112,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
   }
 
   const int64_t plane = (int64_t)H * W;
+  const float back = Factor{scale, scales, SCALE_BACK};
   const int q = q0 + across;
 #pragma unroll
   for (int i = 0; i < PER; ++i) {
     const int p = p0 + down + i;
     if (p >= H || q >= W) break;
     const int64_t at = (int64_t)p * W + q;
-    gradient[order0 * plane + at] = scale * (sums[i][0] * range / std0);
-    gradient[order1 * plane + at] = scale * (sums[i][1] * range / std1);
-    gradient[order2 * plane + at] = scale * (sums[i][2] * range / std2);
+    gradient[order0 * plane + at] = back * (sums[i][0] * range / std0);
+    gradient[order1 * plane + at] = back * (sums[i][1] * range / std1);
+    gradient[order2 * plane + at] = back * (sums[i][2] * range / std2);
   }
 }

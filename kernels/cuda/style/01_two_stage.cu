@@ -1,11 +1,16 @@
 // op:        style loss                 rung: 01_two_stage
 // math:      d[i,j] = G[i,j]/M - A[i,j]/M_style;  loss = scale sum d^2;
 //            dG = factor d in G's place, factor = 2 scale/M;
-//            S = to_element(factor (dG + dG^T)), by which the features are multiplied for their gradient
+//            S = to_element(factor (dG + dG^T)), by which the features are multiplied for their gradient;
+//            loss scale = the power of two that brings sqrt(max over taps of the sum of the tap's terms) to (1/2, 1],
+//            divided by 2^lowered, a term = coefficient results[a] results[b]; scale of S = the one that brings
+//            max |dG| to (2^10, 2^11]
 // reference: nstcore/ops/style_loss.py style_forward, style_backward; nstcore/ops/gram.py gram_backward
-// requires:  G, A, dG float32, S elements, all N x N, any N; G and A begin at multiples of 16 bytes
+// requires:  G, A, dG float32, S elements, all N x N, any N; G and A begin at multiples of 16 bytes. Of the scales,
+//            places: where each tap's terms begin and the last one's end; a and b of each term, below 0 for a 1; where
+//            max |dG| lies, of each dG. rows: one of scale_kind for losses without dG, then one for each dG
 // launch:    nstcore/engines/cuda/losses.py: style with one block of THREADS per piece, then sum_pieces with one block;
-//            pack_style with one block of 32 x ROWS per 32 x 32 tile
+//            pack_style with one block of 32 x ROWS per 32 x 32 tile; loss_scale.py: loss_scales with one warp
 // napkin:    12*N*N bytes in style, 8*N*N or less in pack_style: 3 MB and 2 MB for N = 512, which the L2 cache holds
 #include "reduce.cuh"
 
@@ -14,6 +19,8 @@
 #define ROWS 8  // of a tile that a block of pack_style reads at a time
 #endif
 static_assert(TILE % ROWS == 0, "whole turns");
+#define LARGEST_DG 11      // the exponent where max |dG| is brought: S keeps its small ones, and is below 2^13
+#define LARGEST_SCALE 100  // of an exponent
 
 // Divided as the book does, not multiplied by 1/M: two equal matrices are at distance 0, to the last bit
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -38,7 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // The mirrored tile goes through shared memory, so that both are read and written by rows: a column of it would be 32
 // lines of memory. One float of padding puts the 32 rows of a column into 32 banks.
 extern "C" __global__ void __launch_bounds__(TILE * ROWS)
-    pack_style(const float* __restrict__ dG, float factor, element* __restrict__ S, int N) {
+    pack_style(const float* __restrict__ dG, float factor, const float* __restrict__ scales, element* __restrict__ S,
+               int N) {
+  const float scale = Factor{factor, scales, SCALE_S};
   __shared__ float mirrored[TILE][TILE + 1];
   const int row = blockIdx.y * TILE, column = blockIdx.x * TILE, lane = threadIdx.x;
 #pragma unroll
@@ -49,6 +58,45 @@ extern "C" __global__ void __launch_bounds__(TILE * ROWS)
   for (int r = threadIdx.y; r < TILE; r += ROWS)
     if (row + r < N && column + lane < N) {
       const int64_t at = (int64_t)(row + r) * N + column + lane;
-      S[at] = to_element(factor * (dG[at] + mirrored[lane][r]));
+      S[at] = to_element(scale * (dG[at] + mirrored[lane][r]));
     }
+}
+
+// ---- float16's loss scales ------------------------------------------------------------------------------------------
+
+// e for which 2^e v is in (2^(wanted-1), 2^wanted]; 0 where there is nothing to bring
+__device__ __forceinline__ int exponent(int wanted, double v) {
+  if (!(v > 0 && v <= 1.7976931348623157e308)) return 0;  // NaN is neither
+  int e;
+  const double mantissa = frexp(v, &e);  // v = mantissa 2^e, in [1/2, 1)
+  e = wanted - (mantissa == 0.5 ? e - 1 : e);
+  return min(max(e, -LARGEST_SCALE), LARGEST_SCALE);
+}
+
+__device__ __forceinline__ double read(const double* results, int place) { return place < 0 ? 1. : results[place]; }
+
+extern "C" __global__ void __launch_bounds__(32)
+    loss_scales(const double* __restrict__ results, const double* __restrict__ coefficients,
+                const int* __restrict__ places, const int* __restrict__ lowered, float* __restrict__ rows, int taps,
+                int terms, int gradients) {
+  const int *first = places, *factors = first + taps + 1, *extremes = factors + 2 * terms;
+  double largest = 0;
+  for (int tap = threadIdx.x; tap < taps; tap += 32) {
+    double sum = 0;
+    for (int i = first[tap]; i < first[tap + 1]; ++i)
+      sum += coefficients[i] * read(results, factors[2 * i]) * read(results, factors[2 * i + 1]);
+    largest = fmax(largest, sum);
+  }
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, lanes));
+
+  const int loss = exponent(0, sqrt(largest)) - *lowered;
+  for (int row = threadIdx.x; row <= gradients; row += 32) {
+    const int style = row ? exponent(LARGEST_DG, *(const float*)(results + extremes[row - 1])) : 0;
+    float* to = rows + 4 * row;
+    to[SCALE_STYLE] = ldexpf(1.f, loss - style);
+    to[SCALE_LOSS] = ldexpf(1.f, loss);
+    to[SCALE_S] = ldexpf(1.f, style);
+    to[SCALE_BACK] = ldexpf(1.f, -loss);
+  }
 }

@@ -262,6 +262,7 @@ class Convolution:
         content_scale: float,
         mask: bool,
         dx: Array,
+        scales: Array | None = None,
     ) -> None:
         """dx = (F > 0) (conv_backward(dy, w) + style_scale F S + content_scale (F - P)); not masked without `mask`.
 
@@ -284,14 +285,18 @@ class Convolution:
             Whether the features below come out of a ReLU.
         dx : elements (H, W, C)
             Written; it overlaps no other array.
+        scales : float32 array (4,), optional
+            Further factors of float16's gradients, see loss_scale.py.
         """
         sizes = self.K, self.C, self.H, self.W
         fused = self.rung.fused_losses
         losses = (S, style_scale, P, content_scale)
-        self._backward(dy, w, F, *(losses if fused else (None, 1.0, None, 0.0)), mask, dx, *sizes)
+        self._backward(dy, w, F, *(losses if fused else (None, 1.0, None, 0.0)), scales, mask, dx, *sizes)
         if not fused and (S is not None or P is not None):
             # ops.gram_backward, ops.content_backward
-            gram_backward(self.device, self.precision, F, *losses, mask, True, dx, self.C, self.H * self.W)
+            gram_backward(
+                self.device, self.precision, F, *losses, mask, True, dx, self.C, self.H * self.W, scales=scales
+            )
         if self.replicate:
             # ops.conv.unpad
             self._border(self._rim, 8 * WARP, dy, plain, F, mask, dx, *sizes)
@@ -326,7 +331,7 @@ class SplitSum:
         self, x: Array, w: Array, b: Array, linear: Array, y: Array, C: int, K: int, H: int, W: int, replicate: bool
     ) -> None:
         """As conv3x3_forward."""
-        self._parts(x, w, None, None, 1.0, self._scratch, C, K, H, W, replicate)
+        self._parts(x, w, None, None, 1.0, None, self._scratch, C, K, H, W, replicate)
         finish = partial(self._finish_forward, self._grid(K, H * W), self._launch.block)
         finish(self._scratch, self._launch.parts, b, linear, y, K, H * W)
 
@@ -339,6 +344,7 @@ class SplitSum:
         style_scale: float,
         P: Array,
         content_scale: float,
+        scales: Array,
         mask: bool,
         dx: Array,
         K: int,
@@ -347,6 +353,6 @@ class SplitSum:
         W: int,
     ) -> None:
         """As conv3x3_backward."""
-        self._parts(dy, w, F, S, style_scale, self._scratch, K, C, H, W, False)
+        self._parts(dy, w, F, S, style_scale, scales, self._scratch, K, C, H, W, False)
         finish = partial(self._finish_backward, self._grid(C, H * W), self._launch.block)
-        finish(self._scratch, self._launch.parts, F, P, content_scale, mask, dx, C, H * W)
+        finish(self._scratch, self._launch.parts, F, P, content_scale, scales, mask, dx, C, H * W)

@@ -23,7 +23,9 @@ def variants() -> Iterator[Variant]:
         yield Variant(RUNG, precision, {"ROWS": ROWS}, production=True)
 
 
-def enter(device: Device, precision: Precision, y: Array, x: Array, factor: float = 1.0) -> None:
+def enter(
+    device: Device, precision: Precision, y: Array, x: Array, factor: float = 1.0, scales: Array | None = None
+) -> None:
     """x = factor y, in the engine's layout.
 
     Parameters
@@ -33,16 +35,25 @@ def enter(device: Device, precision: Precision, y: Array, x: Array, factor: floa
     x : array (H, W, C) of elements
         Must not overlap it.
     factor : float, optional
+    scales : float32 array (4,), optional
+        A further factor of float16's gradients, see loss_scale.py.
     """
     if len(y.shape) != 3 or x.shape != (*y.shape[1:], y.shape[0]):
         raise ShapeError(f"x: expected (H, W, C) for y (C, H, W), got {x.shape} for {y.shape}")
     C, H, W = y.shape
     kernel = device.kernel(RUNG, "features_enter", precision, ROWS=ROWS)
-    kernel(_grid(H * W, C), (TILE, ROWS), y, factor, x, C, H * W)
+    kernel(_grid(H * W, C), (TILE, ROWS), y, factor, scales, x, C, H * W)
 
 
 def leave(
-    device: Device, precision: Precision, x: Array, y: Array, top: int = 0, left: int = 0, factor: float = 1.0
+    device: Device,
+    precision: Precision,
+    x: Array,
+    y: Array,
+    top: int = 0,
+    left: int = 0,
+    factor: float = 1.0,
+    scales: Array | None = None,
 ) -> None:
     """y = factor x, in the book's layout: the window of x, as large as y, whose first position is (top, left).
 
@@ -54,6 +65,8 @@ def leave(
         Must not overlap it.
     top, left : int, optional
     factor : float, optional
+    scales : float32 array (4,), optional
+        A further factor of float16's gradients, see loss_scale.py.
     """
     H, W, C = x.shape
     if len(y.shape) != 3 or y.shape[0] != C:
@@ -62,7 +75,7 @@ def leave(
     if not (0 <= top <= H - h and 0 <= left <= W - w):
         raise ShapeError(f"y: expected a window within x {x.shape}, got {h}x{w} from row {top}, column {left} on")
     kernel = device.kernel(RUNG, "features_leave", precision, ROWS=ROWS)
-    kernel(_grid(h * w, C), (TILE, ROWS), x, factor, y, C, W, top, left, h, w)
+    kernel(_grid(h * w, C), (TILE, ROWS), x, factor, scales, y, C, W, top, left, h, w)
 
 
 def _grid(positions: int, channels: int) -> tuple[int, int]:

@@ -224,6 +224,7 @@ def gram_backward(
     N: int | None = None,
     M: int | None = None,
     rung: str | None = None,
+    scales: Array | None = None,
 ) -> None:
     """g = [g +] (F > 0) (style_scale F S + content_scale (F - P)).
 
@@ -248,6 +249,8 @@ def gram_backward(
         Channels and positions, if F's shape does not tell.
     rung : str, optional
         Short name of another than the production rung.
+    scales : float32 array (4,), optional
+        Further factors of float16's gradients, see loss_scale.py.
     """
     found = find(precision, rung)
     N = F.shape[-1] if N is None else N
@@ -260,7 +263,7 @@ def gram_backward(
         blocks = _ceil(M, found.positions) * _ceil(N, found.channels)
     else:
         blocks = _ceil(M * N, found.backward_threads)
-    arguments: tuple[Any, ...] = (F, S, style_scale, P, content_scale, mask, add, g, M, N)
+    arguments: tuple[Any, ...] = (F, S, style_scale, P, content_scale, scales, mask, add, g, M, N)
     kernel(blocks, found.backward_threads, *arguments, shared=found.backward_shared)
 
 

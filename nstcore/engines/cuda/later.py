@@ -6,8 +6,9 @@ its gradient depends on: so they are left where they are, sums and products are 
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -81,11 +82,14 @@ class Unread:
         What they are to be computed from, after every launch of the graph.
     valid : callable () -> bool
         Whether the graph may still be launched.
+    checks : sequence of Check
+        Of float16's gradients: where one is not finite, the evaluation is to be made again, outside the graph.
     """
 
     numbers: Any
     results: Any
     valid: Callable[[], bool]
+    checks: Sequence[Any] = ()
 
 
 def known(value: Any, results: Numbers) -> Any:
@@ -97,3 +101,26 @@ def known(value: Any, results: Numbers) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return replace(value, **{f.name: known(getattr(value, f.name), results) for f in fields(value)})
     return value
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a gradient that was computed with loss scales is finite, known once the device's results are.
+
+    Attributes
+    ----------
+    scale : LossScale
+    squares : Later
+        The sum of the gradient's squares.
+    held
+        Keeps arrays alive whose places the recorded launches know.
+    """
+
+    scale: Any
+    squares: Any
+    held: Any
+
+
+def overflowed(checks: Iterable[Check], results: Numbers) -> list[Check]:
+    """Those whose gradient was beyond float16."""
+    return [check for check in checks if not math.isfinite(known(check.squares, results))]

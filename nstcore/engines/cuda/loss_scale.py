@@ -1,103 +1,147 @@
 """float16's powers of two: gradients that are too small for it are multiplied by one on their way back, and so is S.
 
-All sums that they follow from are read in one copy: a number that is read alone makes the host wait for the GPU, and
-the GPU then for the next launch.
+They are found on the device, from sums that the host need not know, so that an evaluation is one sequence of launches.
+A gradient may be beyond float16 all the same. Whoever has read that repeats the evaluation with smaller scales.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..base import TapGradient
 from .device import Array
-from .later import known
-from .losses import Losses
+from .losses import ROWS, STYLE, Losses
+from .precision import FLOAT16
+from .vectors import THREADS
 
-LARGEST_STYLE = 2.0**11  # where the largest element of dG is brought: S keeps its small ones, and is below 2^13
+ATTEMPTS = (0, 6, 12, 18)  # by how many powers of two the scales of one evaluation are lowered, one after the other
+KINDS = 4  # scale_kind of common.cuh
+ONE = -1  # in place of a place: the number 1
+WARP = 32
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Powers of two for one backward pass.
+    """Powers of two for one backward pass, on the device.
 
     Attributes
     ----------
-    loss : float
-        By which every gradient between the losses and the input is multiplied.
-    style : dict
-        What each dG is multiplied by where it becomes S, by the dG's address.
+    rows : dict
+        float32 arrays (4,), as scale_kind in common.cuh has them, by the address of a loss's dG; 0 for a loss without.
+        Empty where nothing is multiplied.
     """
 
-    loss: float = 1.0
-    style: Mapping[int, float] = field(default_factory=dict)
+    rows: Mapping[int, Array] = field(default_factory=dict)
 
-    def __mul__(self, factor: float) -> Scales:
-        """The same with another loss scale."""
-        return replace(self, loss=self.loss * factor)
+    def of(self, dG: int = 0) -> Array | None:
+        """What kernels are handed for a loss."""
+        return self.rows.get(dG)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What scales follow from: numbers that are known once the device's results have been read.
+class LossScale:
+    """The scales of one network.
 
-    Attributes
+    They follow from the features and the gradients alone, never from earlier steps: an evaluation can be repeated.
+
+    Parameters
     ----------
-    squares : list
-        About the mean square of what each tap's losses send back, and of what comes from above.
-    style : dict
-        The largest |dG|, by the dG's address.
+    losses : Losses
     """
 
-    squares: list[Any]
-    style: Mapping[int, Any]
+    def __init__(self, losses: Losses) -> None:
+        self.losses, self.device = losses, losses.device
+        self.attempt = 0
+        self._sums: Array = None
+        self._rows: Array = None
+        self._exponents = self.device.to_device(np.array(ATTEMPTS, np.int32))
+        self._lowered = self.device.to_device(np.array(ATTEMPTS[:1], np.int32))
+        self._tables: dict[str, tuple[np.ndarray, Array]] = {}
 
-    def scales(self, results: np.ndarray) -> Scales:
-        """Powers of two that bring the largest gradients to about 1: float16 reaches 5 digits up from there, 7 down."""
-        largest = max([0.0, *(known(square, results) for square in self.squares)])
-        style = {dG: power_of_two(LARGEST_STYLE, known(size, results)) for dG, size in self.style.items()}
-        return Scales(power_of_two(1.0, math.sqrt(largest)), style)
+    @property
+    def arrays(self) -> tuple[Array, ...]:
+        """Those that the last `measure` used: a graph knows their places, others may follow them."""
+        return self._sums, self._rows, *(table for _, table in self._tables.values())
 
+    def measure(
+        self, gradients: Mapping[str, Sequence[TapGradient]], features: Mapping[str, Array], above: Array = None
+    ) -> Scales:
+        """Scales that bring the largest gradients to about 1: float16 reaches 5 digits up from there, 7 down.
 
-def measure(
-    gradients: Mapping[str, Sequence[TapGradient]], features: Mapping[str, Array], losses: Losses, above: Array = None
-) -> Measured:
-    """Measure what the losses send back; nothing is read.
+        For every tap about the mean square of what its losses send back is measured. |S F| is taken as |S| |F|, and
+        sum w^2 x as max w sum w x, which they do not exceed. What comes from `above`, the next part's gradient, counts
+        as a loss's gradient does. Nothing is read.
+        """
+        terms = [term for of_tap in gradients.values() for term in of_tap]
+        every = [term.dG for term in terms if term.dG is not None]
+        self._make_room(3 * len(every) + sum(term.target is not None for term in terms) + 1, len(every))
+        first, found = [0], list[tuple[float, Any, Any]]()
+        with self.losses.into(self._sums):
+            for tap, of_tap in gradients.items():
+                for term in of_tap:
+                    found += self._squares(features[tap], term)
+                first.append(len(found))
+            if above is not None:
+                found.append((1 / above.size, self.losses.squared_sum(above), ONE))
+                first.append(len(found))
+            extremes = [self.losses.max_abs(dG) for dG in every]
+        places = [*first, *(place for _, *pair in found for place in pair), *extremes]
+        kernel = self.device.kernel(STYLE, "loss_scales", FLOAT16, THREADS=THREADS, ROWS=ROWS)
+        kernel(
+            1,
+            WARP,
+            self._sums,
+            self._table("coefficients", np.array([coefficient for coefficient, *_ in found], np.float64)),
+            self._table("places", np.array(places, np.int32)),
+            self._lowered,
+            self._rows,
+            len(first) - 1,
+            len(found),
+            len(every),
+        )
+        rows = {self.device.address(dG): self._rows[i] for i, dG in enumerate(every, 1)}
+        return Scales({0: self._rows[0], **rows})
 
-    The scales follow from the features and the gradients alone, never from earlier steps: an evaluation can be
-    repeated. |S F| is taken as |S| |F|, and sum w^2 x as max w sum w x, which they do not exceed. What comes from
-    `above`, the next part's gradient, counts as a loss's gradient does.
-    """
-    with losses.together():
-        squares = [_squares(features[tap], terms, losses) / features[tap].size for tap, terms in gradients.items()]
-        if above is not None:
-            squares.append(losses.squared_sum(above) / above.size)
-        every = [t.dG for terms in gradients.values() for t in terms if t.dG is not None]
-        style = {losses.device.address(dG): losses.max_abs(dG) for dG in every}
-    return Measured(squares, style)
+    def lower(self) -> bool:
+        """Smaller scales from the next launch on; whether there are any."""
+        if self.attempt + 1 == len(ATTEMPTS):
+            return False
+        self._take(self.attempt + 1)
+        return True
 
+    def restore(self) -> None:
+        """Those again that every evaluation begins with."""
+        if self.attempt:
+            self._take(0)
 
-def _squares(F: Array, terms: Sequence[TapGradient], losses: Losses) -> Any:
-    """About the sum of the squares that a tap's losses send back; known later."""
-    squares: Any = 0.0
-    for term in terms:
-        guide = term.guide
+    def _take(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.device.copy(self._exponents[attempt : attempt + 1], self._lowered)
+
+    def _squares(self, F: Array, term: TapGradient) -> Iterator[tuple[float, Any, Any]]:
+        """About the mean square of what a loss sends back: coefficient a b, for a and b at those places of the sums."""
+        guide, squares = term.guide, self.losses.squared_distance
         w, most = (None, 1.0) if guide is None else (guide.w, guide.most)
         if term.dG is not None:
-            squares += 4 * most**2 * losses.squared_sum(term.dG) * losses.squared_distance(F, None, w)
+            yield 4 * most**2 / F.size, self.losses.squared_sum(term.dG), squares(F, None, w)
         if term.ds is not None:
-            squares += float(term.ds @ term.ds) * (F.size / F.shape[2] if guide is None else guide.squares)
+            weights = F.size / F.shape[2] if guide is None else guide.squares
+            yield float(term.ds @ term.ds) * weights / F.size, ONE, ONE
         if term.target is not None:
-            squares += (2 * most * term.scale) ** 2 * losses.squared_distance(F, term.target.P, w)
-    return squares
+            yield (2 * most * term.scale) ** 2 / F.size, squares(F, term.target.P, w), ONE
 
+    def _make_room(self, sums: int, gradients: int) -> None:
+        if self._sums is None or self._sums.size < sums:
+            self._sums = self.device.empty(sums, np.float64)
+        if self._rows is None or len(self._rows) < gradients + 1:
+            self._rows = self.device.empty((gradients + 1, KINDS), np.float32)
 
-def power_of_two(wanted: float, value: float) -> float:
-    """The power of two that brings `value` just below `wanted`; 1 where there is nothing to bring."""
-    if not (math.isfinite(value) and value > 0):
-        return 1.0
-    return 2.0 ** max(-100, min(100, math.floor(math.log2(wanted) - math.log2(value))))
+    def _table(self, name: str, numbers: np.ndarray) -> Array:
+        """They on the device; made anew only where they are others than last time."""
+        last = self._tables.get(name)
+        if last is None or not np.array_equal(last[0], numbers):
+            last = self._tables[name] = numbers, self.device.to_device(numbers)
+        return last[1]

@@ -58,6 +58,8 @@ class Losses:
         self._pieces = device.empty(PIECES, np.float64)
         self._results = device.empty(RESULTS, np.float64)
         self._used: int | None = None  # of the results, by numbers that are read later; None: each is read at once
+        self._places = False  # whether numbers come back as their places, and nobody reads them
+        self.checks: list[Any] = []  # what is to be looked at once the results of `later` are read
 
     def squared_distance(self, F: Array, P: Array | None, w: Array | None = None) -> float:
         """sum w (F - P)^2 of elements, sum w F^2 for None: `ops.content_forward` with scale 1.
@@ -101,15 +103,18 @@ class Losses:
         kernel(count, THREADS, G, A, self._pieces, M, M_style, factor, G.size)
         return scale * self._sum(STYLE, self.precision, count), G
 
-    def pack_style(self, dG: Array, factor: float, S: Array) -> None:
+    def pack_style(self, dG: Array, factor: float, S: Array, scales: Array | None = None) -> None:
         """S = to_element(factor (dG + dG^T)), what the features are multiplied by in `ops.gram_backward`.
 
-        `factor` brings S into the range of 16-bit elements; it is taken out again where S is used.
+        `factor`, or that of the `scales` (see loss_scale.py), brings S into the range of 16-bit elements; it is taken
+        out again where S is used.
         """
         _square("dG", dG, S.shape)
         _square("S", S, dG.shape)
         across = -(-len(dG) // TILE)
-        self._kernel(STYLE, "pack_style", self.precision)((across, across), (TILE, ROWS), dG, factor, S, len(dG))
+        self._kernel(STYLE, "pack_style", self.precision)(
+            (across, across), (TILE, ROWS), dG, factor, scales, S, len(dG)
+        )
 
     def total_variation(self, pixels: Array, scale: float, gradient: Array, diagonal: float = 0.0) -> float:
         """Total variation of pixels (C, H, W); its gradient is added to `gradient`.
@@ -139,7 +144,7 @@ class Losses:
     @contextmanager
     def later(self) -> Iterator[None]:
         """Within it, losses come back as `Later`; `results` then knows them, until the next such block begins."""
-        self._used = 0
+        self._used, self.checks = 0, []
         try:
             yield
         finally:
@@ -155,18 +160,14 @@ class Losses:
             self._used = used
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Within it, numbers come back as `Later`; `results` then knows them, until the next one is asked for."""
-        used, self._used = self._used, self.place
+    def into(self, places: Array) -> Iterator[None]:
+        """Within it, numbers are for the device alone: they go to that float64 array, and come back as their places."""
+        before = self._results, self._used, self._places
+        self._results, self._used, self._places = places, 0, True
         try:
             yield
         finally:
-            self._used = used
-
-    @property
-    def place(self) -> int:
-        """Where the first number within `together` goes, of the results."""
-        return self._used or 0
+            self._results, self._used, self._places = before
 
     @property
     def unread(self) -> Array:
@@ -189,6 +190,9 @@ class Losses:
 
     def _number(self, place: int, value: Callable[[np.ndarray], float]) -> Any:
         """What lies there: known at once, as is asked for, or because there is no more room; else later."""
+        if self._places:
+            self._used = place + 1
+            return place
         if self._used is None or place == RESULTS - 1:
             return value(self.results())
         self._used += 1

@@ -132,7 +132,14 @@ class Moments:
         self._kernel("weigh")(self._pieces_of(F), THREADS, F, guide.root, Y, F.size, F.shape[-1])
 
     def backward(
-        self, T: Array | None, ds: np.ndarray | None, F: Array, guide: Guide | None, mask: bool, g: Array
+        self,
+        T: Array | None,
+        ds: np.ndarray | None,
+        F: Array,
+        guide: Guide | None,
+        mask: bool,
+        g: Array,
+        scales: Array | None = None,
     ) -> None:
         """g += (F > 0) w (T + ds): `ops.moments_backward`, whose (dG + dG^T) F is T; `ops.relu_backward`.
 
@@ -148,6 +155,8 @@ class Moments:
             Whether the gradient passes only where F > 0.
         g : array like F
             Must not overlap it.
+        scales : float32 array (4,), optional
+            A further factor of ds, see loss_scale.py.
         """
         N, w = F.shape[-1], self._weights(F, guide)
         for name, a in (("T", T), ("g", g)):
@@ -156,7 +165,7 @@ class Moments:
         if ds is not None and ds.shape != (N,):
             raise ShapeError(f"ds: expected ({N},) for F {F.shape}, got {ds.shape}")
         sums = None if ds is None else self.device.to_device(ds.astype(np.float32))
-        self._kernel("moments_backward")(self._pieces_of(F), THREADS, T, sums, F, w, mask, g, F.size, N)
+        self._kernel("moments_backward")(self._pieces_of(F), THREADS, T, sums, scales, F, w, mask, g, F.size, N)
 
     def _pieces_of(self, F: Array) -> int:
         return pieces(F.size, 16 // self.precision.dtype.itemsize)

@@ -8,8 +8,7 @@ the features.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from ... import vgg
 from ...errors import ShapeError
@@ -20,8 +19,8 @@ from . import features, filters
 from .conv import RUNGS, Convolution, scratch_floats
 from .device import Array, Device
 from .gram import Grams
-from .later import known
-from .loss_scale import Measured, Scales, measure
+from .later import Check
+from .loss_scale import LossScale, Scales
 from .losses import Losses
 from .moments import Moments
 from .pixels import backward as pixels_backward
@@ -30,12 +29,8 @@ from .plan import Plan, Sizes, gone, network_plan
 from .pool import backward as pool_backward
 from .pool import forward as pool_forward
 from .precision import FLOAT16, Precision
-from .recordings import Recordings, key_of
 from .statistics import CudaStatistics
 from .tap_gradients import TapGradients
-
-ATTEMPTS = 4  # at a float16 loss scale that does not overflow
-BACKED_OFF = 2.0**-6  # the next attempt's scale, relative to the last
 
 
 class CudaNetwork(CudaStatistics):
@@ -52,7 +47,14 @@ class CudaNetwork(CudaStatistics):
     rung : str
         Of the convolution: a short name in `conv.RUNGS`.
     losses : Losses
+
+    Attributes
+    ----------
+    generation : int
+        Of the buffers: another one, and what was recorded of them is void.
     """
+
+    generation = 0
 
     def __init__(
         self,
@@ -84,8 +86,8 @@ class CudaNetwork(CudaStatistics):
         self._pixels: Array = None  # of the last forward
         self._above: Array = None  # of the backward that is under way
         self._there = False  # whether the features are those of the last forward
-        self._recordings = Recordings(self.device)
-        self.generation = 0  # of the buffers: another one, and what was recorded of them is void
+        self._loss_scale = LossScale(self.losses) if self.precision is FLOAT16 else None
+        self._void()
 
     def _replicates(self, step: Step) -> bool:
         return self.weights.padding_of(step.name) == "replicate"
@@ -143,7 +145,6 @@ class CudaNetwork(CudaStatistics):
 
     def _void(self) -> None:
         """Forget what was recorded of buffers that go."""
-        self._recordings = Recordings(self.device)
         self.generation += 1
 
     def _scratch_like(self, F: Array) -> Array:
@@ -165,14 +166,6 @@ class CudaNetwork(CudaStatistics):
             )
         self._resize(*pixels.shape[1:])
         self._pixels = pixels
-        if self._records:
-            self.device.copy(pixels, self.buffers["input"])
-            self._recordings(FORWARD, lambda: self._forward(self.buffers["input"]))
-        else:
-            self._forward(pixels)
-        self._there = True
-
-    def _forward(self, pixels: Array) -> None:
         if self.part.first == 1:
             x = self.buffers["prepared"]
             with self._timed(PIXELS, FORWARD):
@@ -187,12 +180,7 @@ class CudaNetwork(CudaStatistics):
                     features.enter(self.device, self.precision, pixels, x)
                 self._step_forward(step, x, y)
             x = y
-
-    @property
-    def _records(self) -> bool:
-        """Whether graphs are made here: of an evaluation in float16, which cannot be one as a whole."""
-        whole = self.part == vgg.WHOLE and not self.device.capturing
-        return self.precision is FLOAT16 and whole and not self.watched
+        self._there = True
 
     def _step_forward(self, step: Step, x: Array, y: Array) -> None:
         if step.kind == "conv":
@@ -212,49 +200,28 @@ class CudaNetwork(CudaStatistics):
     def backward(self, gradients: Mapping[str, Sequence[TapGradient]], above: Array = None) -> Array:
         self._need_features()
         self._take(above)
-        if self.precision is FLOAT16:
-            gradient = self._scaled(gradients)
-        else:
+        if self._loss_scale is None:
             gradient = self._backward(gradients, Scales())
+        else:
+            gradient = self._scaled(gradients, self._loss_scale)
         self._there, self._above = False, None
         return gradient
 
-    def _scaled(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Array:
-        """With loss scales, the first that does not overflow."""
-        scales = self._loss_scale(gradients)
-        gradient, finite = self._attempt(gradients, scales)
-        for _ in range(ATTEMPTS - 1):
-            if finite:
-                break
-            self.forward(self._pixels)  # a gradient was beyond float16; backward has used up the features
-            scales *= BACKED_OFF
-            gradient, finite = self._attempt(gradients, scales)
-        return gradient
-
-    def _attempt(self, gradients: Mapping[str, Sequence[TapGradient]], scales: Scales) -> tuple[Array, bool]:
-        """The gradient, and whether it is finite."""
-
-        def run() -> tuple[Array, Any]:
+    def _scaled(self, gradients: Mapping[str, Sequence[TapGradient]], scale: LossScale) -> Array:
+        """With loss scales, the first that do not overflow; while launches are recorded, the first, and a `Check`."""
+        while True:
+            scales = scale.measure(gradients, self.buffers, self._above)
             gradient = self._backward(gradients, scales)
-            with self.losses.together():
-                return gradient, self.losses.squared_sum(gradient)
-
-        gradient, squares = self._recordings(self._key(gradients, scales), run, gradients)
-        return gradient, math.isfinite(known(squares, self.losses.results()))
-
-    def _loss_scale(self, gradients: Mapping[str, Sequence[TapGradient]]) -> Scales:
-        def run() -> Measured:
-            return measure(gradients, self.buffers, self.losses, self._above)
-
-        measured = self._recordings(self._key(gradients), run, gradients)
-        return measured.scales(self.losses.results())
-
-    def _key(self, gradients: Mapping[str, Sequence[TapGradient]], scales: Scales | None = None) -> Hashable:
-        """Of a recording; None where there can be none."""
-        found = key_of(self.device, gradients) if self._records else None
-        if found is None:
-            return None
-        return found, self.losses.place, () if scales is None else (scales.loss, *scales.style.items())
+            if self.device.capturing:
+                squares = self.losses.squared_sum(gradient)
+                self.losses.checks.append(Check(scale, squares, scale.arrays))
+                return gradient
+            with self.losses.at_once():
+                finite = math.isfinite(self.losses.squared_sum(gradient))
+            if finite or not scale.lower():
+                scale.restore()
+                return gradient
+            self.forward(self._pixels)  # a gradient was beyond float16; backward has used up the features
 
     def _take(self, above: Array) -> None:
         """What the next part sends back, for as long as the backward pass takes."""
@@ -287,7 +254,7 @@ class CudaNetwork(CudaStatistics):
         if self._above is None:
             self.device.fill_bytes(dy, 0)
         else:
-            features.enter(self.device, self.precision, self._above, dy, sent.scales.loss)
+            features.enter(self.device, self.precision, self._above, dy, scales=sent.scales.of())
         sent.add_all(top.output, top.kind == "conv", dy)
         if top.kind == "conv":  # before the ReLU
             sent.add_all(top.name, False, dy)
@@ -301,8 +268,8 @@ class CudaNetwork(CudaStatistics):
             # ops.conv_backward, the first loss at the layer below, ops.relu_backward
             w, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
             fused, others = sent.split(below.output)
-            F = x if mask or fused is not None else None
-            self._convolutions[step.name].backward(dy, w, plain, F, *sent.factors(fused), mask, dx)
+            F, scales = x if mask or fused is not None else None, sent.scales_of(fused)
+            self._convolutions[step.name].backward(dy, w, plain, F, *sent.factors(fused), mask, dx, scales)
             sent.add(below.output, others, mask, dx)
         else:
             # ops.pool_backward, ops.relu_backward; then the losses at the layer below
@@ -315,13 +282,13 @@ class CudaNetwork(CudaStatistics):
     def _first_backward(self, first: Step, sent: TapGradients) -> None:
         """The first convolution, and the way from there to the input."""
         dy, w = self.buffers[f"{first.output}:gradient"], self.filters[f"{first.name}:backward"]
-        gradient, factor = self.buffers["gradient"], 1 / sent.scales.loss
+        gradient, scales = self.buffers["gradient"], sent.scales.of()
         if self.part.first == 1:
             # ops.conv_backward, ops.preprocess_backward
             facts, replicate = self.weights.preprocessing, self._replicates(first)
-            pixels_backward(self.device, self.precision, dy, w, gradient, facts, factor, replicate)
+            pixels_backward(self.device, self.precision, dy, w, gradient, facts, 1.0, replicate, scales)
         else:
             # ops.conv_backward
             plain, dx = self.filters.get(f"{first.name}:plain"), self.buffers["input:gradient"]
             self._convolutions[first.name].backward(dy, w, plain, None, *sent.factors(None), False, dx)
-            features.leave(self.device, self.precision, dx, gradient, factor=factor)
+            features.leave(self.device, self.precision, dx, gradient, scales=scales)

@@ -66,6 +66,7 @@ def backward(
     preprocessing: Preprocessing,
     scale: float,
     replicate: bool,
+    scales: Array | None = None,
 ) -> None:
     """The gradient at the pixels: `ops.conv_backward`, then `ops.preprocess_backward`, times `scale`.
 
@@ -82,6 +83,8 @@ def backward(
     scale : float
     replicate : bool
         Whether the convolution's border was replicated; else zero.
+    scales : float32 array (4,), optional
+        A further factor of float16's gradients, see loss_scale.py.
     """
     H, W = _size(gradient, "gradient")
     K = dy.shape[-1]
@@ -94,7 +97,7 @@ def backward(
     grid = -(-W // TILE["ACROSS"]), -(-H // TILE["DOWN"])
     threads = TILE["ACROSS"] * TILE["DOWN"] // TILE["PER"]
     order = ORDERS[p.channel_order]
-    kernel(grid, threads, dy, w, gradient, p.range, *p.std, *order, scale, K, H, W, replicate)
+    kernel(grid, threads, dy, w, gradient, p.range, *p.std, *order, scale, scales, K, H, W, replicate)
 
 
 def _size(picture: Array, name: str) -> tuple[int, int]:

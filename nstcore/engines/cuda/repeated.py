@@ -18,7 +18,7 @@ from ...optim import AdamState
 from ...optim.adam import Halves, Rule, Steps
 from ...optim.problem import checked_gradient
 from .device import Array, CannotCapture, Device, Graph, Reading
-from .later import Unread, known
+from .later import Check, Unread, known, overflowed
 
 if TYPE_CHECKING:
     from .losses import Losses
@@ -36,10 +36,10 @@ class Repeated:
     """Calls a function of a picture, in the fastest way that gives the same bits.
 
     The first call launches one kernel after the other, which also compiles them and makes every buffer; the second
-    records the launches; all others launch what was recorded. Where an evaluation needs a number on its way (float16
-    looks for overflows, a Wasserstein distance is computed on the host), or a step is being timed, every call is as the
-    first. When the network has got other buffers, it begins anew. While something larger is recorded, it is a part of
-    that, and tells what is `Unread`.
+    records the launches; all others launch what was recorded, again with smaller loss scales where a gradient was
+    beyond float16. Where an evaluation needs a number on its way (a Wasserstein distance is computed on the host), or a
+    step is being timed, every call is as the first. When the network has got other buffers, it begins anew. While
+    something larger is recorded, it is a part of that, and tells what is `Unread`.
 
     Parameters
     ----------
@@ -58,6 +58,7 @@ class Repeated:
         self._called, self._can = False, True
         self._graph: Graph | None = None
         self._result: tuple[Any, Array] | None = None
+        self._checks: list[Check] = []
 
     def __call__(self, evaluate: Evaluate, x: Array) -> tuple[Any, Array]:
         """evaluate(x): what it tells of losses, read; and its array. While launches are recorded: `Unread`.
@@ -84,7 +85,8 @@ class Repeated:
         if self.network.watched:
             raise NotNow("a step that is timed: not while launches are recorded")
         numbers, array = self._launched(evaluate, x)
-        return Unread(numbers, self.losses.unread, partial(self._still, self.network.generation)), array
+        valid = partial(self._still, self.network.generation)
+        return Unread(numbers, self.losses.unread, valid, self.losses.checks), array
 
     def _still(self, generation: int) -> bool:
         return generation == self.network.generation and not self.network.watched
@@ -101,14 +103,22 @@ class Repeated:
             self._begin()
             self._called, self._can = True, False
         else:
-            self._graph = graph
+            self._graph, self._checks = graph, self.losses.checks
 
     def _again(self, x: Array) -> tuple[Any, Array]:
         assert self._graph is not None
         assert self._result is not None
         self.device.copy(x, self.network.buffers["input"])
-        self._graph.launch()
-        return self._read(self._result)
+        while True:
+            self._graph.launch()
+            results = self.losses.results()
+            lowered = [check.scale.lower() for check in overflowed(self._checks, results)]
+            if not any(lowered):
+                break
+        for check in self._checks:
+            check.scale.restore()
+        numbers, array = self._result
+        return known(numbers, results), array
 
     def _read(self, found: tuple[Any, Array]) -> tuple[Any, Array]:
         numbers, array = found
@@ -140,9 +150,10 @@ class Recorded:
         self.graph.launch()
         self.reading.begin()
 
-    def numbers(self) -> Any:
-        """What the last launch tells of losses; waits for that launch alone."""
-        return known(self.unread.numbers, self.reading.end())
+    def read(self) -> tuple[bool, Any]:
+        """Whether the last launch has a gradient, and what it tells of losses; waits for that launch alone."""
+        results = self.reading.end()
+        return not overflowed(self.unread.checks, results), known(self.unread.numbers, results)
 
 
 class Ahead(Steps):
@@ -152,7 +163,7 @@ class Ahead(Steps):
     So the GPU computes the next step while the host deals with this one: looks at the loss, keeps the best picture,
     adds to the average, tells. x, m and v are there twice, and a graph reads one set and writes the other: what belongs
     to the loss that is being dealt with is as it was, for a snapshot, or for a run that ends there. The step that was
-    begun after it is then forgotten.
+    begun after it is then forgotten, as it is where the gradient that it began with turns out to be beyond float16.
 
     The first evaluation, and whatever cannot be recorded, go as `Steps` has them, launch by launch: the same bits.
 
@@ -184,15 +195,17 @@ class Ahead(Steps):
         self._there = self._ahead = False  # whether the graphs that evaluate x, and the x after it, are launched
 
     def evaluate(self) -> float:
-        if self._there:
+        there, self._left = self._there, self._left - 1
+        if there:
             graph = self._graphs[self._at]
-            self._g, numbers = graph.gradient, graph.numbers
-        else:
+            self._g = graph.gradient
+            self._ahead = self._left > 0 and self._launched()
+            there, found = graph.read()
+        if not there:
             found, gradient = self.f.begin(self.x)
-            self._g, numbers = checked_gradient(gradient, self.x), lambda: found
-        self._left -= 1
-        self._ahead = self._left > 0 and self._launched()
-        return float(self.f.end(self.x, numbers()))
+            self._g = checked_gradient(gradient, self.x)
+            self._ahead = self._left > 0 and self._launched()
+        return float(self.f.end(self.x, found))
 
     def update(self) -> None:
         self._there = self._ahead or self._recorded()

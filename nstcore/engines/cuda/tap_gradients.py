@@ -25,6 +25,7 @@ class TapGradients:
     gradients : mapping
         As `Network.backward` takes them.
     scales : Scales
+        Empty but in float16.
     losses : Losses
     moments : Moments
     buffers : mapping
@@ -53,15 +54,19 @@ class TapGradients:
         """What a loss without sums sends back, `more` times, for the kernels: S, its factor, P, its factor."""
         if term is None:
             return None, 1.0, None, 0.0
-        S, factor, scale = None, 1.0, self.scales.loss * more
+        S = None
         if term.dG is not None:
             N = len(term.dG)
             S = self.buffers["style"][: N * N].reshape(N, N)
-            factor = self.scales.style.get(self.losses.device.address(term.dG), 1.0)
             # S = dG + dG^T
-            self.losses.pack_style(term.dG, factor, S)
+            self.losses.pack_style(term.dG, 1.0, S, self.scales_of(term))
         P = None if term.target is None else term.target.P
-        return S, scale / factor, P, 2 * scale * term.scale
+        return S, more, P, 2 * more * term.scale
+
+    def scales_of(self, term: TapGradient | None) -> Array | None:
+        """What multiplies all that on the device."""
+        dG = None if term is None else term.dG
+        return self.scales.of() if dG is None else self.scales.of(self.losses.device.address(dG))
 
     def add_all(self, tap: str, mask: bool, g: Array) -> None:
         """Add to g what all losses of a tap send back."""
@@ -76,9 +81,10 @@ class TapGradients:
             if term.dG is not None or term.target is not None:
                 # ops.gram_backward, ops.content_backward, ops.relu_backward
                 out = g if guide is None else self.scratch(F)
-                gram_backward(device, precision, F, *self.factors(term, most), mask, out is g, out)
+                factors, scales = self.factors(term, most), self.scales_of(term)
+                gram_backward(device, precision, F, *factors, mask, out is g, out, scales=scales)
                 T = None if out is g else out
             if T is not None or term.ds is not None:
                 # ops.moments_backward, ops.relu_backward
-                ds = None if term.ds is None else self.scales.loss * most * term.ds
-                self.moments.backward(T, ds, F, guide, mask, g)
+                ds = None if term.ds is None else most * term.ds
+                self.moments.backward(T, ds, F, guide, mask, g, self.scales.of())
