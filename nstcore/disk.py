@@ -28,7 +28,7 @@ from .errors import OutputError
 from .files import reason, shown_bytes
 
 STRIP_BYTES = 1 << 24  # of one strip; large enough that what a strip costs by itself does not count
-MEMORY_BYTES = 1 << 24  # of an array that need not lie on disk
+MEMORY_BYTES = 1 << 22  # of an array that need not lie on disk
 
 
 def disk_array(shape: Sequence[int], dtype: Any = np.float32, folder: str | Path | None = None) -> np.memmap:

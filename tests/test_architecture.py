@@ -14,7 +14,7 @@ PACKAGE = ROOT / "nstcore"
 FLOORS = (
     ("version", "errors"),
     ("files",),
-    ("lock",),
+    ("lock", "disk"),
     ("ops", "optim", "images", "vgg", "conventions"),
     ("pretrained",),
     ("engines",),

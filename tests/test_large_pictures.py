@@ -287,7 +287,7 @@ def test_a_large_png_is_written_in_strips_and_reads_the_same(bits, with_alpha, t
     alpha = RNG.uniform(0.1, 1, (300, 40)).astype(np.float32) if with_alpha else None
     monkeypatch.setattr(sys.modules["nstcore.images.png"], "_ROWS_BYTES", 5000)
     images.write_picture(tmp_path / "small.png", pixels, {"a": 1}, alpha=alpha, bits=bits)
-    monkeypatch.setattr(write, "LARGE", 0)
+    monkeypatch.setattr(write, "_WHOLE", 0)
     shares = []
     images.write_picture(tmp_path / "large.png", pixels, {"a": 1}, alpha=alpha, bits=bits, on_share=shares.append)
     assert shares == sorted(shares)

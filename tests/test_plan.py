@@ -19,8 +19,9 @@ from nstcore.engines.memory import free_memory, held_memory
 from nstcore.errors import OptionError
 from nstcore.pretrained import download
 from nstcore.transfer.ladder import climb
+from nstcore.transfer.needs import LEAST_HISTORY, Needs
 from nstcore.transfer.pictures import Pictures
-from nstcore.transfer.plan import LEAST_HISTORY, USABLE, Needs
+from nstcore.transfer.plan import USABLE
 from nstcore.transfer.preview import estimate
 from nstcore.transfer.rung import Optimizer
 
@@ -177,8 +178,12 @@ def test_an_estimate_has_sizes_memory_and_time(weights):
     assert max(found.pace.size) <= 90
     more = estimate(CONTENT, [STYLE], weights=weights, size=90, calibrate=False, **LAYERS)
     assert more.seconds is None
-    twice = found.pace.seconds([*found.plan.rungs, *found.plan.rungs], [[(70, 64)], [(70, 64)]])
-    assert twice == pytest.approx(2 * found.pace.seconds(found.plan.rungs, [[(70, 64)]]))
+
+    def in_one_piece(height, width):
+        return 1.0
+
+    twice = found.pace.seconds([*found.plan.rungs, *found.plan.rungs], [[(70, 64)], [(70, 64)]], in_one_piece)
+    assert twice == pytest.approx(2 * found.pace.seconds(found.plan.rungs, [[(70, 64)]], in_one_piece))
     assert found.seconds > 20 * found.pace.step
 
 

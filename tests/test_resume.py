@@ -194,10 +194,15 @@ def test_to_resume_takes_a_snapshot(weights):
 @pytest.mark.parametrize("way", ["adam", "lbfgs"])
 def test_what_fitted_then_is_taken_whatever_fits_now(way, weights, tmp_path, monkeypatch):
     options, file = WAYS[way] | {"fit": True, "size": 60}, tmp_path / "s.h5"
-    plain = nstcore.transfer.plan.Needs.largest
-    monkeypatch.setattr(nstcore.transfer.plan.Needs, "largest", lambda needs, wanted: needs.plan((32, 48), 2))
+    plain = nstcore.transfer.prepare.planned
+
+    def smaller(tile, fit, wanted, engine, needs_of):
+        needs = needs_of(engine)
+        return engine, needs, needs.plan((32, 48), 2) if fit else needs.plan(wanted, 2)
+
+    monkeypatch.setattr(nstcore.transfer.prepare, "planned", smaller)
     whole = paint(weights, **options)
     first = paint(weights, **options, snapshot=file, stop=after(4))
     assert first.pixels.shape == (3, 32, 48)
-    monkeypatch.setattr(nstcore.transfer.plan.Needs, "largest", plain)
+    monkeypatch.setattr(nstcore.transfer.prepare, "planned", plain)
     same(whole, paint(weights, **options, snapshot=file, resume=True))

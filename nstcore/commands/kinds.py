@@ -218,6 +218,21 @@ class Size(Kind):
 
 
 @dataclass(frozen=True)
+class Tile(Kind):
+    """1024, "1024,1", "auto" or "off"."""
+
+    def read(self, value: Any) -> int | str:
+        if value in (AUTO, "off"):
+            return value
+        side, comma, whole = str(value).partition(",")
+        try:
+            found = Integer(128).read(side if isinstance(value, str) else value)
+            return f"{found},{Integer(1, 2).read(whole)}" if comma else found
+        except Unfit:
+            raise Unfit("auto, off, or the side of a tile in pixels, 128 or more") from None
+
+
+@dataclass(frozen=True)
 class PerStyle(Kind):
     """One value for all styles, or one for each: 2,1 or [2, 1]."""
 

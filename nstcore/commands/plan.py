@@ -32,6 +32,7 @@ def print_plan(job: Job, studio: Studio) -> int:
         [str(style) for style in job.styles],
         weights=_weights(job, studio),
         engine=studio.engine(settings),
+        tile=settings["tile"],
         **settings.keywords(),
     )
     print("\n".join(_lines(found)), flush=True)
@@ -92,6 +93,7 @@ def _lines(found: Estimate) -> list[str]:
         f"peak of the process: {_megabytes(plan.peak)} MB",
         f"to be taken {where}: {_megabytes(plan.needed)} MB, free: "
         + ("unknown" if plan.free is None else f"{_megabytes(plan.free)} MB"),
+        *_tiles(found),
         "long sides in pixels (iterations): " + ", ".join(f"{max(r.size)} ({r.iterations})" for r in plan.rungs),
     ]
     if found.pace is not None and found.seconds is not None:
@@ -100,6 +102,20 @@ def _lines(found: Estimate) -> list[str]:
     elif found.refusal is None:
         lines.append("time: unknown: the masks leave nothing of a picture that is small enough to be timed")
     return lines
+
+
+def _tiles(found: Estimate) -> list[str]:
+    """What tiles cost, and what lies on disk."""
+    from ..disk import scratch_folder
+
+    tiling = getattr(found.engine, "tiling", None)
+    if tiling is None:
+        return []
+    lost = f"{found.work:.2f} times the convolutions of the whole, for halos and features that are computed again"
+    return [
+        f"tiles of {tiling.side} pixels: {lost}",
+        f"on disk, in {scratch_folder()}: {_megabytes(found.plan.disk)} MB",
+    ]
 
 
 def _phase_name(phase: Phase) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still take, or None where the system does not say.
 
-    The least of what the machine has available and what the control groups of a container leave. Linux's files below
-    `root`; elsewhere the free pages, where the system counts them.
+    The least of what the machine has available, and of what the control groups of a container and the limits of the
+    process (`ulimit -d`, `ulimit -v`) leave. Linux's files below `root`; elsewhere the free pages, where the system
+    counts them.
     """
-    left = _least((_available(root), _left_in_group_v2(root), _left_in_group_v1(root)))
+    left = _least((_available(root), _left_in_group_v2(root), _left_in_group_v1(root), _left_of_limits(root)))
     return _free_pages() if left is None else max(0, left)
 
 
@@ -53,6 +54,19 @@ def _left_in_group_v2(root: Path) -> int | None:
 def _left_in_group_v1(root: Path) -> int | None:
     files, groups = ("memory.limit_in_bytes", "memory.usage_in_bytes"), _groups(root, "memory", "sys/fs/cgroup/memory")
     return _least(_left(g / files[0], g / files[1], g / "memory.stat", "total_inactive_file") for g in groups)
+
+
+def _left_of_limits(root: Path) -> int | None:
+    """What the process's own limits of its data and of its address space leave."""
+    with suppress(ImportError, OSError, ValueError, IndexError):
+        import resource  # not on Windows
+
+        lines = [line.split() for line in (root / "proc/self/status").read_text().splitlines()]
+        used = {line[0]: int(line[1]) * 1024 for line in lines if line[0] in ("VmData:", "VmSize:")}
+        limits = {"VmData:": resource.RLIMIT_DATA, "VmSize:": resource.RLIMIT_AS}
+        soft = {name: resource.getrlimit(limits[name])[0] for name in used}
+        return _least(max(0, n - used[name]) for name, n in soft.items() if n != resource.RLIM_INFINITY)
+    return None
 
 
 def _groups(root: Path, controller: str, mount: str) -> list[Path]:

@@ -22,7 +22,7 @@ from PIL import Image
 from ..errors import PictureError
 
 STANDARD = "-"  # standard input or output in place of a file's name
-LARGE = 16_000_000  # pixels; what has more can be kept on disk, and is worked on in strips
+LARGE = 1_000_000  # pixels; what has more can be kept on disk, and is worked on in strips
 MOST_PIXELS = 178_956_970  # of a picture that is read into memory: a photograph of 150 megapixels, 2 GB as float32
 MOST_LARGE = 1 << 30  # pixels of one that is kept on disk: 32768 x 32768, which Pillow decodes into 4 GB
 MOST_BYTES = 1 << 30  # of standard input

@@ -22,7 +22,7 @@ from .big_tiff import installed, write_big_tiff
 from .png import write_png
 from .profiles import srgb_profile
 from .samples import Rounded, Samples
-from .sources import LARGE, is_standard, open_image, shown, source_of
+from .sources import is_standard, open_image, shown, source_of
 from .tiff import write_tiff
 
 
@@ -42,6 +42,7 @@ KEY = "nstcore"  # PNG text chunk
 QUALITY = 95  # of JPEG and WebP
 _IMAGE_DESCRIPTION = 0x010E  # TIFF and EXIF tag, for the other formats
 _PERCEPTUAL = b"\0"  # the rendering intent in a PNG's sRGB chunk
+_WHOLE = 16_000_000  # pixels up to which Pillow, which is faster, writes a PNG: it holds the picture whole
 _EXIF_BYTES = 65000  # a JPEG's segment holds 65533
 _STRIP_BYTES = 1 << 22  # of samples rounded at a time, where Pillow is to write
 _MOST_SAMPLES = (1 << 32) - (1 << 24)  # bytes, of a TIFF whose offsets have 32 bits, with room for all the rest
@@ -108,7 +109,7 @@ def write_picture(
     kind = _checked(path, bits, quality, (pixels.shape[1], pixels.shape[2]))
     text = None if metadata is None else json.dumps(metadata, ensure_ascii=True, sort_keys=True)
     samples = Rounded(pixels, alpha, bits, on_white=not kind.alpha, on_share=on_share)
-    large = kind is _PNG and math.prod(samples.shape[:2]) > LARGE  # Pillow would hold it whole
+    large = kind is _PNG and math.prod(samples.shape[:2]) > _WHOLE  # Pillow would hold it whole
     by_pillow = kind is not _TIFF and bits == 8 and not large
     options = _pillow_options(path, kind, text, quality or QUALITY) if by_pillow else None
     if is_standard(path):

@@ -16,9 +16,9 @@ A network sees no structure that is larger than its receptive field. A level of 
 k x k blocks, held against the content and the styles at 1/k of their size: what is too large to be seen in the picture
 is seen there, and a large picture looks as a small one does.
 
-It is computed in two passes, so that a picture may one day come in tiles: the statistics pass gives Gram matrices and
-distances, which are sums over positions; from them follow the loss and the factors of every layer's gradient, which the
-gradient pass carries back to the pixels.
+It is computed in two passes, so that a picture may come in tiles (`nstcore.engines.tiled`): the statistics pass gives
+Gram matrices and distances, which are sums over positions; from them follow the loss and the factors of every layer's
+gradient, which the gradient pass carries back to the pixels.
 
 References
 ----------
@@ -35,13 +35,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import conventions, engines, images, ops, vgg
-from ..engines import Engine, Network, TapGradient
+from .. import conventions, engines, images, vgg
+from ..engines import Asked, Engine, Network, TapGradient
 from ..errors import OptionError, ShapeError
 from ..images import Picture
 from ..pretrained import Weights
 from .guides import EDGES, LEAST, Region, propagate, regions_of
 from .layers import CONTENT_LAYERS, STYLE_LAYERS, Layers, blend_weights, falling, layer_weights, ratio_of, weight_of
+from .levels import product, reduced
 from .statistics import Cache, Statistics, StyleLoss, blend, checked_loss, measure
 from .targets import ContentTarget, StyleTarget, equivalent_weights
 from .terms import Terms
@@ -157,7 +158,7 @@ class Objective:
         self._regions = regions_of(
             regions,
             self.shape[1:],
-            _product(picture.alpha, None if protected is None else 1 - protected),
+            product(picture.alpha, None if protected is None else 1 - protected),
             [s.pixels.shape[1:] for s in styles],
             [s.alpha for s in styles],
         )
@@ -165,8 +166,8 @@ class Objective:
         self.levels = {
             k: Objective(
                 weights,
-                _reduced(picture, k),
-                [_reduced(s, k) for s in styles],
+                reduced(picture, k),
+                [reduced(s, k) for s in styles],
                 engine=self.engine,
                 content_layers=content_layers,
                 style_layers=style_layers,
@@ -211,6 +212,7 @@ class Objective:
         if not self.content_layers:
             return targets
         weights = {} if alpha is None else propagate(alpha, self.network.steps, self.content_layers, self.guide_edges)
+        self.network.ask([Asked("keep", tap) for tap in self.content_layers])
         self.network.forward(self.engine.array(pixels))
         for tap, weight in self.content_layers.items():
             w = weights.get(tap)
@@ -285,6 +287,7 @@ class Objective:
 
     def _at(self, x: Any) -> tuple[Terms, Any]:
         """The same of a picture that is composed already."""
+        self.network.ask(self._asked())
         self.network.forward(x)
         terms, gradients = self._losses()
         gradient = self.network.backward(gradients)
@@ -299,6 +302,15 @@ class Objective:
             self.engine.add_block_mean_gradient(dy, k, gradient)
         total = terms.total + self.tv_weight * tv + sum(level.total for level in smaller.values())
         return replace(terms, total=total, tv=tv, levels=smaller), gradient
+
+    def _asked(self) -> list[Asked]:
+        """The statistics that `_losses` wants."""
+        every = [(tap, a) for targets in self._style for tap, a in targets.items()]
+        return [
+            *(Asked("gram", tap, a.guide) for tap, a in every),
+            *(Asked("sums", tap, a.guide) for tap, a in every if a.loss.needs_sums),
+            *(Asked("distance", tap, target=p.features) for tap, p in self._content.items()),
+        ]
 
     def composed(self, pixels: Any) -> Any:
         """The picture that the losses see, an array of the engine: with `protect`, the composite with the content."""
@@ -390,17 +402,3 @@ class Objective:
         return equivalent_weights(
             self._content, self._style[0], other, self.content_weight, self.style_weight, self._channels
         ) | {"style_loss": self.style_loss, "tv_weight": self.tv_weight}
-
-
-def _reduced(picture: images.Loaded, k: int) -> np.ndarray:
-    """A picture's means over k x k blocks: (H, W, 3), or (H, W, 4) with alpha."""
-    small = ops.block_mean_forward(picture.pixels, k).transpose(1, 2, 0)
-    if picture.alpha is None:
-        return small
-    return np.dstack([small, ops.block_mean_forward(picture.alpha[None], k)[0]])
-
-
-def _product(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a * b

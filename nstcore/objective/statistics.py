@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..engines import Engine, Network
+from ..engines import Asked, Engine, Network
 from ..errors import OptionError
 from .guides import LEAST, propagate
 
@@ -84,20 +84,20 @@ def measure(
     if cache is not None and key in cache:
         cache[key] = cache.pop(key)  # the latest used is the last
         return cache[key]
+    guides: dict[str, Any] = dict.fromkeys(taps)
+    totals: dict[str, float] = {}
+    if guide is not None:
+        weights = propagate(guide, network.steps, taps, edges)
+        totals = {tap: total for tap, w in weights.items() if (total := float(w.sum(dtype=np.float64))) >= LEAST}
+        guides = {tap: network.guide(tap, weights[tap]) for tap in totals}
+    network.ask([Asked(what, tap, w) for tap, w in guides.items() for what in ("gram", "sums")])
     network.forward(engine.array(pixels))
+    grams = network.grams(taps) if guide is None else {}
     found = {}
-    if guide is None:
-        for tap, gram in network.grams(taps).items():
-            M = network.positions(tap)
-            found[tap] = Statistics(_double(engine, gram) / M, network.sums(tap) / M)
-    else:
-        for tap, w in propagate(guide, network.steps, taps, edges).items():
-            total = float(w.sum(dtype=np.float64))
-            if total >= LEAST:
-                prepared = network.guide(tap, w)
-                found[tap] = Statistics(
-                    _double(engine, network.gram(tap, prepared)) / total, network.sums(tap, prepared) / total
-                )
+    for tap, w in guides.items():
+        M = network.positions(tap) if guide is None else totals[tap]
+        gram = grams[tap] if guide is None else network.gram(tap, w)
+        found[tap] = Statistics(_double(engine, gram) / M, network.sums(tap, w) / M)
     if cache is not None:
         cache[key] = found
         while len(cache) > REMEMBERED:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,7 +42,9 @@ class Pace:
     size: tuple[int, int]
     step: float
 
-    def seconds(self, rungs: list[Rung], styles: list[list[tuple[int, int]]]) -> float:
+    def seconds(
+        self, rungs: list[Rung], styles: list[list[tuple[int, int]]], work_of: Callable[[int, int], float]
+    ) -> float:
         """An estimate for all sizes, their targets included.
 
         Parameters
@@ -49,12 +52,15 @@ class Pace:
         rungs : list of Rung
         styles : list of list of (height, width)
             Of the styles at every size.
+        work_of : callable (height, width) -> float
+            What a step takes by the pixel, against the one that was measured; see `Network.work`.
         """
         work = 0.0  # pixels that go through a step
         for rung, sizes in zip(rungs, styles, strict=True):
             pictures = math.prod(rung.size), sum(map(math.prod, sizes))
             levels = 1 + sum(1 / k**2 for k in rung.blocks)
-            work += levels * ((rung.iterations + 1) * pictures[0] + _TARGETS * sum(pictures))
+            steps = (rung.iterations + 1) * pictures[0] * work_of(*rung.size)
+            work += levels * (steps + _TARGETS * sum(pictures))
         return work * self.step / math.prod(self.size)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import images
+from ..disk import release, strips
 from ..engines import Engine, Network
 from ..errors import OutputError, RunError, SnapshotError
 from ..fast import FastNetwork
@@ -143,7 +144,7 @@ class Loop:
     def _objective(self, rung: Rung, network: Network | None) -> Objective:
         return Objective(
             self.weights,
-            self.pictures.content(rung.size),
+            self.pictures.content(rung.size, self.engine.room((self.pictures.channels, *rung.size))),
             self.pictures.styles(max(rung.size)),
             engine=self.engine,
             network=network,
@@ -153,25 +154,33 @@ class Loop:
 
     def _start(self, rung: Rung, objective: Objective) -> np.ndarray:
         seen = self.pictures.styles(max(rung.size))
-        styles = [images.as_pixels(np.ascontiguousarray(style[..., :3])) for style in seen]
+        styles = [style.transpose(2, 0, 1)[:3] for style in seen]
         blend = objective.style_blend
         painted = partial(self._in_one_pass, rung.size, blend)
-        return start(self.parts, self._content(rung.size), styles, blend, self.seed, painted)
+        return start(self.parts, self._content(rung.size), styles, blend, self.seed, painted, self._room(rung))
 
     def _enlarged(self, pixels: np.ndarray, rung: Rung, objective: Objective) -> np.ndarray:
         """What a smaller size has made, at the next one. Where the start was the content, as it is or as it was painted
         in one pass, the detail of that is there again."""
-        enlarged = images.resize_pixels(pixels, rung.size)
+        enlarged = images.resize_pixels(pixels, rung.size, self._room(rung))
         blend = objective.style_blend
         for name, at in (("content", self._content), (FAST, partial(self._in_one_pass, blend=blend))):
             if share := self.parts.get(name, 0.0):
-                detail = at(rung.size) - images.resize_pixels(at(pixels.shape[1:]), rung.size)
-                enlarged = enlarged + enlarged.dtype.type(share) * detail
-        return np.clip(enlarged, 0, 1)
+                fine, coarse = at(rung.size), images.resize_pixels(at(pixels.shape[1:]), rung.size, self._room(rung))
+                for rows in strips(enlarged):
+                    enlarged[:, rows] += enlarged.dtype.type(share) * (fine[:, rows] - coarse[:, rows])
+                    release(enlarged, fine, coarse)
+        for rows in strips(enlarged):
+            np.clip(enlarged[:, rows], 0, 1, out=enlarged[:, rows])
+            release(enlarged)
+        return enlarged
+
+    def _room(self, rung: Rung) -> np.ndarray | None:
+        return self.engine.room((3, *rung.size))
 
     def _content(self, size: tuple[int, int]) -> np.ndarray:
         """(3, H, W), transparent parts on what is behind them."""
-        return images.as_pixels(np.ascontiguousarray(self.pictures.content(size)[..., :3]))
+        return self.pictures.pixels(size, self.engine.room((3, *size)))
 
     def _in_one_pass(self, size: tuple[int, int], blend: tuple[float, ...]) -> np.ndarray:
         assert self.fast is not None
@@ -213,6 +222,7 @@ class Loop:
             "request": request(self.metadata),
             "engine": self.engine.describe(),
             "precision": self.engine.precision,
+            "tile": self.metadata["settings"]["tile"],
             "losses": [asdict(terms) for terms in self.progress.losses],
             "events": self.progress.events,
             "seconds": self.progress.seconds,

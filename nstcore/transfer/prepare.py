@@ -15,11 +15,13 @@ from ..images import Picture
 from ..objective import CONTENT_LAYERS, STYLE_LAYERS
 from ..pretrained import Weights, load_weights
 from .ladder import Rung, climb
+from .needs import Needs
 from .pictures import Pictures
-from .plan import Needs, Plan
+from .plan import Plan
 from .pyramid import blocks, chosen
 from .record import is_word
 from .rung import Optimizer
+from .tiles import Tile, planned
 
 OPTIMIZERS = ("adam", "lbfgs")
 
@@ -58,6 +60,7 @@ def prepare(
     dtype: str | None,
     threads: int | None,
     engine: Engine | None,
+    tile: Tile,
     options: dict[str, Any],
 ) -> Prepared:
     """Read what is to be read, and plan the memory; whether the plan fits is for the caller to check.
@@ -101,8 +104,11 @@ def prepare(
 
     wanted = images.target_size(pictures.size, size)
     chosen_by = Optimizer(optimizer, learning_rate, history, average)
-    needs = Needs(pictures, loaded, engine, options, chosen_by, rungs)
-    plan = needs.largest(wanted) if fit else needs.plan(wanted)
+
+    def needs_of(engine: Engine) -> Needs:
+        return Needs(pictures, loaded, engine, options, chosen_by, rungs)
+
+    engine, needs, plan = planned(tile, fit, wanted, engine, needs_of)
     final = Optimizer(optimizer, learning_rate, plan.history, average)
     return Prepared(pictures, loaded, engine, options, final, needs, plan)
 

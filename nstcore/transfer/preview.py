@@ -34,6 +34,8 @@ class Estimate:
     weights : Weights
     engine : Engine
     optimizer : str
+    work : float
+        Of a step at the full size, against one in one piece; see `Network.work`.
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class Estimate:
     weights: Weights
     engine: Engine
     optimizer: str
+    work: float
 
 
 def estimate(
@@ -69,5 +72,7 @@ def estimate(
     plan, refusal = prepared.plan, prepared.needs.refusal(prepared.plan)
     pace = measure(prepared) if calibrate and refusal is None else None
     styles = [prepared.pictures.style_sizes(max(rung.size)) for rung in plan.rungs]
-    seconds = None if pace is None else pace.seconds(plan.rungs, styles)
-    return Estimate(plan, refusal, pace, seconds, prepared.weights, prepared.engine, prepared.optimizer.name)
+    work = prepared.needs.network.work
+    seconds = None if pace is None else pace.seconds(plan.rungs, styles, work)
+    weights, engine, optimizer = prepared.weights, prepared.engine, prepared.optimizer.name
+    return Estimate(plan, refusal, pace, seconds, weights, engine, optimizer, work(*plan.size))

@@ -20,18 +20,22 @@ from ..pretrained import FastWeights, Weights
 from ..version import __version__
 
 # They change how the picture is computed, not which: a run may go on elsewhere
-_MACHINE = ("device", "precision", "threads")
+_MACHINE = ("device", "precision", "threads", "tile")
 
 
 def named(picture: Picture) -> dict[str, str]:
     """What a picture was: a file by name and hash, anything else by the hash of its pixels."""
     if isinstance(picture, str | Path):
         try:
-            content = images.standard_input() if images.is_standard(picture) else Path(picture).read_bytes()
+            if images.is_standard(picture):
+                found = hashlib.sha256(images.standard_input())
+            else:
+                with Path(picture).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256")
         except OSError:
             images.read_picture(picture)  # says why it cannot be read
             raise
-        return {"file": str(picture), "sha256": hashlib.sha256(content).hexdigest()}
+        return {"file": str(picture), "sha256": found.hexdigest()}
     return {"pixels_sha256": hashlib.sha256(images.as_pixels(picture).tobytes()).hexdigest()}
 
 

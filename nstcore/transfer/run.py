@@ -21,6 +21,7 @@ from .record import made_with, named, named_masks
 from .result import Result, Step
 from .snapshot import Clock, open_snapshot
 from .start import FAST, FAST_WEIGHTS, INITS, parts_of
+from .tiles import Tile, word_of
 
 
 def stylize(
@@ -46,6 +47,7 @@ def stylize(
     dtype: str | None = None,
     threads: int | None = None,
     engine: Engine | None = None,
+    tile: Tile = "auto",
     snapshot: str | Path | None = None,
     snapshot_every: float = 60.0,
     resume: bool = False,
@@ -98,6 +100,11 @@ def stylize(
         Of the noise. With the same seed, options, machine and thread count, the result is the same bit for bit.
     device, dtype, threads
         See `nstcore.engines.create`; or `engine`, one that exists already.
+    tile : {"auto", "off"}, int, str or None
+        Compute in tiles of that side in pixels: the same picture but for rounding, in memory that depends on the tile,
+        not on the picture; arrays of a picture's size then lie on disk. "1024,1" (or 2): with the deepest of the three
+        parts of the network (or two) in one piece, which takes more memory and less time. "auto" does it where the
+        picture does not fit the memory otherwise, with the tiles that lose least. "off" or None: never.
     snapshot : path, optional
         File that the state of the run is written to from time to time, and at its end where `stop` ends it. It is left
         there: remove it once the picture is saved.
@@ -138,6 +145,8 @@ def stylize(
     fast_weights = load_fast_weights(FAST_WEIGHTS) if FAST in parts else None
     # What fits now may not be what fitted when the run began
     then = _fitted(snapshot) if fit and resume and snapshot is not None else None
+    if tile == "auto" and resume and snapshot is not None:
+        tile = _tiled(snapshot)
     prepared = prepare(
         content,
         styles,
@@ -158,6 +167,7 @@ def stylize(
         dtype=dtype,
         threads=threads,
         engine=engine,
+        tile=tile,
         options=options,
     )
     prepared.needs.check(prepared.plan)
@@ -177,6 +187,7 @@ def stylize(
         "device": engine.name,
         "precision": engine.precision,
         "threads": engine.threads,
+        "tile": word_of(engine),
         **({"learning_rate": learning_rate, "average": average} if optimizer == "adam" else {"history": history}),
     }
     metadata = {
@@ -210,6 +221,12 @@ def stylize(
         None if fast_weights is None else fast.network(fast_weights, engine),
     )
     return loop.run(on_start, resume)
+
+
+def _tiled(snapshot: str | Path) -> int | str:
+    """The tiles of the run that a snapshot is of: other ones round otherwise."""
+    with open_snapshot(snapshot) as (record, _):
+        return record["tile"]
 
 
 def _fitted(snapshot: str | Path) -> dict[str, Any]:

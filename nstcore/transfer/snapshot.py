@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from .. import files
+from .. import disk, files
 from ..errors import OutputError, SnapshotError
 
 Arrays = Mapping[str, Callable[[], np.ndarray]]  # each is made when it is written: a copy of one at a time
@@ -42,7 +42,11 @@ def write_snapshot(path: str | Path, record: Mapping[str, Any], arrays: Arrays) 
             with h5py.File(part, "w", userblock_size=_BLOCK, libver="latest") as file:
                 file.create_dataset("record", data=np.frombuffer(json.dumps(record).encode(), np.uint8))
                 for name, make in arrays.items():
-                    file.create_dataset(name, data=make())
+                    array = make()
+                    stored = file.create_dataset(name, array.shape, array.dtype)
+                    for rows in disk.strips(array):
+                        stored[..., rows, :] = array[..., rows, :]
+                        disk.release(array)
         except (RuntimeError, ValueError) as error:  # how h5py words some refusals of the operating system
             raise OutputError(f"{path}: the snapshot cannot be written: {' '.join(str(error).split())}") from None
         with part.open("rb+") as file:
@@ -70,7 +74,16 @@ def open_snapshot(path: str | Path) -> Iterator[tuple[dict[str, Any], Callable[[
     except OSError as error:
         raise SnapshotError(f"{path}: no snapshot can be read there: {files.reason(error)}") from None
     with h5py.File(path, "r") as file:
-        yield json.loads(bytes(file["record"][...])), lambda name: file[name][...]
+        yield json.loads(bytes(file["record"][...])), lambda name: _read(file[name])
+
+
+def _read(stored: h5py.Dataset) -> np.ndarray:
+    """An array; a large one on disk again."""
+    array = disk.new_array(stored.shape, stored.dtype)
+    for rows in disk.strips(array):
+        array[..., rows, :] = stored[..., rows, :]
+        disk.release(array)
+    return array
 
 
 def _digest(file: BinaryIO) -> str:

@@ -1,0 +1,165 @@
+"""Where tiles and their windows lie.
+
+A position p of a layer with stride s sees the input's rows p s - reach to p s + s - 1 + reach, and columns likewise
+(`nstcore.vgg`). So the features that belong to the rows [y0, y1) of a tile are those of the whole picture if the window
+that they are computed from holds
+
+        [y0 - reach, y1 + reach)                                   or ends where the picture does,
+
+and begins at a multiple of the grid, the largest stride, so that poolings take the same 2x2 squares. What lies nearer
+to the window's edge than that is wrong, and is not looked at.
+
+The gradient with respect to those rows comes from all the positions that see one of them. The outermost of these begins
+up to reach + grid - 1 rows beyond the tile, and its features ask for another reach rows:
+
+        [y0 - 2 reach - (grid - 1), y1 + 2 reach + (grid - 1)).
+
+For VGG19 down to relu5_1 in one piece reach is 70 and the grid 16: halos of 80 and 160 pixels on the side where the
+grid counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...vgg import Part, Step
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows (or columns) of one tile, counted in the input of a part.
+
+    Attributes
+    ----------
+    begin, end : int
+        The tile's own; stretches cover the picture, each position once.
+    start, length : int
+        The window's, which holds them.
+    """
+
+    begin: int
+    end: int
+    start: int
+    length: int
+
+    @property
+    def window(self) -> slice:
+        """The window's positions in the whole."""
+        return slice(self.start, self.start + self.length)
+
+    def window_at(self, stride: int) -> slice:
+        """The same at a layer with that stride."""
+        return slice(self.start // stride, self.start // stride + self.length // stride)
+
+    def own_at(self, stride: int) -> slice:
+        """The tile's own positions at a layer with that stride, counted from the window's first one."""
+        return slice((self.begin - self.start) // stride, (self.end - self.start) // stride)
+
+    def own_of_all(self, stride: int) -> slice:
+        """The same, counted from the picture's first one."""
+        return slice(self.begin // stride, self.end // stride)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a part of a network sees, in positions of its input.
+
+    Attributes
+    ----------
+    stride : int
+        Pixels that one of these positions stands for.
+    grid : int
+        The largest stride of its layers: tiles begin at its multiples.
+    reach : int
+        Of its deepest layer.
+    """
+
+    stride: int
+    grid: int
+    reach: int
+
+    @classmethod
+    def of(cls, part: Part, steps: Sequence[Step]) -> Reach:
+        stride = part.stride
+        first, last = steps[0], steps[-1]
+        before = first.reach - (first.stride if first.kind == "conv" else 0)  # of what the part's input saw already
+        return cls(stride, last.stride // stride, (last.reach - before) // stride)
+
+    @property
+    def features(self) -> int:
+        """Halo of the features."""
+        return self.reach
+
+    @property
+    def gradient(self) -> int:
+        """Halo of the gradient."""
+        return 2 * self.reach + self.grid - 1
+
+
+def stretches(size: int, tile: int, halo: int, grid: int) -> list[Stretch]:
+    """Tiles of about equal size along one side, and windows that all have the same length.
+
+    Parameters
+    ----------
+    size : int
+        Of the side.
+    tile : int
+        Of a tile at most, rounded up to the grid.
+    halo : int
+    grid : int
+    """
+    tile = _up(min(tile, size), grid)
+    count = -(-size // tile)
+    tile = _up(-(-size // count), grid)
+    left = _up(halo, grid)
+    length = tile + left + halo
+    length += (size - length) % grid  # a window that ends where the picture does begins on the grid, too
+    length = min(length, size)
+    found = []
+    for begin in range(0, size, tile):
+        start = min(max(0, begin - left), size - length)
+        found.append(Stretch(begin, min(begin + tile, size), start, length))
+    return found
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows and columns of one tile."""
+
+    rows: Stretch
+    columns: Stretch
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        return self.rows.window, self.columns.window
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the window."""
+        return self.rows.length, self.columns.length
+
+    @property
+    def area(self) -> int:
+        """Positions of the window."""
+        return self.rows.length * self.columns.length
+
+    def window_at(self, stride: int) -> tuple[slice, slice]:
+        return self.rows.window_at(stride), self.columns.window_at(stride)
+
+    def own_at(self, stride: int) -> tuple[slice, slice]:
+        return self.rows.own_at(stride), self.columns.own_at(stride)
+
+    def own_of_all(self, stride: int) -> tuple[slice, slice]:
+        return self.rows.own_of_all(stride), self.columns.own_of_all(stride)
+
+
+def tiles(height: int, width: int, tile: int, halo: int, grid: int) -> list[Tile]:
+    """Row by row."""
+    rows, columns = (stretches(n, tile, halo, grid) for n in (height, width))
+    return [Tile(r, c) for r in rows for c in columns]
+
+
+def _up(n: int, grid: int) -> int:
+    """The next multiple."""
+    return -(-n // grid) * grid

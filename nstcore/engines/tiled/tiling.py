@@ -1,0 +1,72 @@
+"""How a network is cut, and how large its tiles are."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...vgg import Part
+from ..base import Network
+from .geometry import Reach
+
+CUTS = (2, 3)  # blocks whose poolings end a part
+FARTHEST = 8  # times as large as the first part's tiles others may be
+ENDLESS = 1 << 30  # the side of a tile that no picture has
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tiles of `side` pixels where the network takes most memory; of deeper parts as large ones as fit the same memory.
+
+    Attributes
+    ----------
+    side : int
+        Pixels.
+    cuts : tuple of int
+        Blocks whose poolings end a part.
+    whole : int
+        So many of the deepest parts are in one piece, whatever that takes: their features stay from the forward sweep
+        to the backward sweep, and are not computed twice.
+    keep : bool
+        The forward sweep takes the windows of the backward sweep, so that whoever has the memory may keep their
+        features in between, as the workers of a cluster do.
+    """
+
+    side: int
+    cuts: tuple[int, ...] = CUTS
+    whole: int = 0
+    keep: bool = False
+
+    def parts(self, deepest: int) -> list[Part]:
+        """Of a network whose deepest tap is in that block."""
+        cuts = [c for c in self.cuts if c < deepest]
+        return [Part(first + 1, last) for first, last in zip([0, *cuts], [*cuts, None], strict=True)]
+
+    def reach(self, network: Network) -> Reach:
+        return Reach.of(network.part, network.steps)
+
+    def most(self, first: Network) -> int:
+        """Bytes of the first part's windows, and so of any part's."""
+        return _bytes(first, self.side)
+
+    def sides(self, networks: Sequence[Network]) -> list[int]:
+        """Pixels of a tile's side, for each part."""
+        most, tiled = self.most(networks[0]), len(networks) - self.whole
+        found = [self.side] + [_largest(network, most, self.side) for network in networks[1:tiled]]
+        return found + [ENDLESS] * self.whole
+
+
+def _bytes(network: Network, side: int) -> int:
+    """Of a part's buffers for the window of a tile of that many pixels a side."""
+    reach = Reach.of(network.part, network.steps)
+    positions = -(-side // (reach.stride * reach.grid)) * reach.grid + 2 * (reach.gradient + reach.grid)
+    found = network.memory(positions, positions, () if network.crops else network.taps)
+    return sum(found.values()) - found["filters"]
+
+
+def _largest(network: Network, most: int, least: int) -> int:
+    """The largest side, in steps of a sixteenth, whose buffers take no more than `most`; at least `least`."""
+    step = max(1, least // 16)
+    more = bisect_right(range(1, 16 * FARTHEST), most, key=lambda n: _bytes(network, least + n * step))
+    return least + more * step

@@ -1,0 +1,201 @@
+"""Painting in tiles: what is planned, what is painted, and what goes on after a break."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import smooth_picture
+from PIL import Image
+
+import nstcore
+from nstcore import disk
+from nstcore.commands.kinds import Tile, Unfit
+from nstcore.engines import memory
+from nstcore.engines.tiled import TiledEngine, Tiling
+from nstcore.errors import OptionError, OutputError
+from nstcore.transfer import estimate
+from nstcore.transfer.tiles import tiling_of, word_of
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENT, STYLE = smooth_picture(150, 200, 1), smooth_picture(140, 150, 2)
+SMALL = {"size": 200, "iterations": 4, "device": "cpu", "threads": 1, "ladder": "off"}
+
+
+@pytest.fixture
+def weights(narrow):
+    return narrow()
+
+
+def paint(weights, **options):
+    layers = {"style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu5_1"), "content_layers": ("relu4_1",)}
+    return nstcore.stylize(CONTENT, STYLE, weights=weights, **SMALL | layers | options)
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Memory as much as one says."""
+
+    def of(count):
+        monkeypatch.setattr("nstcore.engines.base.free_memory", lambda: count)
+        monkeypatch.setattr("nstcore.transfer.needs.free_memory", lambda: count)
+
+    return of
+
+
+# -- the option -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tile", "tiling"),
+    [("auto", None), ("off", None), (None, None), (128, Tiling(128)), ("512,2", Tiling(512, whole=2))],
+)
+def test_what_a_tile_size_stands_for(tile, tiling):
+    assert tiling_of(tile) == tiling
+
+
+@pytest.mark.parametrize("tile", [127, 0, -1, True, "big", "512,3", "512,", 512.5, "5" * 20 + "x"])
+def test_a_tile_that_is_none_is_refused(tile):
+    with pytest.raises(OptionError, match="tile: expected auto, off, or a side of 128 pixels or more, got"):
+        tiling_of(tile)
+
+
+@pytest.mark.parametrize(("given", "read"), [("auto", "auto"), ("off", "off"), ("512", 512), ("512,1", "512,1")])
+def test_the_command_line_reads_the_same(given, read):
+    assert Tile().read(given) == read
+
+
+@pytest.mark.parametrize("given", ["127", "512,0", "512,3", "x", "512,x", 12])
+def test_the_command_line_refuses_the_same(given):
+    with pytest.raises(Unfit):
+        Tile().read(given)
+
+
+# -- painting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [{}, {"optimizer": "lbfgs"}, {"ladder": 90, "pyramid": "off"}], ids=str)
+def test_a_picture_in_tiles_is_the_picture_in_one_piece(weights, way):
+    whole, tiled = paint(weights, tile="off", **way), paint(weights, tile=128, **way)
+    assert [t.total for t in tiled.losses[:2]] == pytest.approx([t.total for t in whole.losses[:2]], rel=1e-5)
+    assert np.abs(tiled.pixels - whole.pixels).mean() < 2e-3  # decisions near ties flip, and Adam's first steps follow
+    assert (whole.metadata["settings"]["tile"], tiled.metadata["settings"]["tile"]) == ("off", 128)
+    assert "in tiles of 128 pixels" in tiled.metadata["engine"]
+
+
+@pytest.mark.parametrize("way", [{}, {"optimizer": "lbfgs"}, {"ladder": 90}], ids=str)
+def test_tiles_go_on_from_a_snapshot_bit_for_bit(weights, way, tmp_path, monkeypatch):
+    monkeypatch.setattr("nstcore.engines.tiled.LEAST", 1)
+    monkeypatch.setattr(disk, "MEMORY_BYTES", 1)
+    options = {"tile": "128,1", "iterations": 6} | way
+    whole, steps = paint(weights, **options), []
+    paint(weights, **options, snapshot=tmp_path / "s.h5", on_step=steps.append, stop=lambda: len(steps) == 3)
+    # "auto" takes the tiles of the snapshot
+    resumed = paint(weights, **options | {"tile": "auto"}, snapshot=tmp_path / "s.h5", resume=True)
+    assert resumed.metadata["settings"]["tile"] == "128,1"
+    np.testing.assert_array_equal(resumed.pixels, whole.pixels)
+
+
+def test_a_disk_without_room_is_refused_in_one_line(weights, monkeypatch):
+    monkeypatch.setattr("nstcore.engines.tiled.LEAST", 1)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OutputError, match=r"arrays on disk take .*are left there") as raised:
+        paint(weights, tile=128)
+    assert "\n" not in str(raised.value)
+
+
+# -- what fits ---------------------------------------------------------------------------------------------------------
+
+
+def needed(weights, **options):
+    layers = {"style_layers": ("relu1_1", "relu5_1"), "content_layers": ("relu4_1",), "size": 1600}
+    return estimate(CONTENT, STYLE, weights=weights, calibrate=False, **SMALL | layers | options)
+
+
+def test_auto_takes_tiles_where_the_whole_does_not_fit(weights, free):
+    free(1 << 40)
+    whole = needed(weights)
+    assert word_of(whole.engine) == "off"
+    free(int(whole.plan.needed / 3))
+    tiled = needed(weights)
+    assert tiled.refusal is None
+    assert isinstance(tiled.engine, TiledEngine)
+    assert tiled.plan.fits
+    assert tiled.plan.needed < whole.plan.needed / 3
+    assert tiled.plan.disk > 3 * 4 * 1600 * 1200 * 5
+    assert 1 < tiled.work < 2.5
+    assert needed(weights, tile="off").refusal is not None
+
+
+def test_more_memory_loses_less(weights, free):
+    free(1 << 40)
+    whole, work = needed(weights).plan.needed, []
+    for share in (0.25, 0.4, 0.6, 0.9):
+        free(int(whole * share))
+        work.append(needed(weights).work)
+    assert work == sorted(work, reverse=True)
+    assert work[-1] < work[0]
+
+
+def test_what_fits_in_no_tiles_is_refused(weights, free):
+    free(1 << 20)
+    assert "no size would fit" in needed(weights).refusal
+
+
+def test_the_plan_tells_what_tiles_lose(tmp_path, monkeypatch):
+    path = tmp_path / "c.png"
+    Image.fromarray((CONTENT * 255).astype(np.uint8)).save(path)
+    command = [sys.executable, "-m", "nstcore", "run", str(path), str(path), "--plan", "--tile", "128"]
+    command += ["--weights", "builtin", "--size", "300", "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "times the convolutions of the whole, for halos and features that are computed again" in done.stdout
+    assert "on disk, in " in done.stdout
+
+
+def test_the_limits_of_the_process_count(monkeypatch):
+    resource = pytest.importorskip("resource")
+    before = memory.free_memory()
+    used = memory.held_memory()
+    assert before is not None
+    assert used is not None
+    plain = resource.getrlimit
+
+    def limited(which):
+        return (8 << 30, 8 << 30) if which == resource.RLIMIT_DATA else plain(which)
+
+    monkeypatch.setattr(resource, "getrlimit", limited)
+    assert memory.free_memory() <= 8 << 30
+
+
+PEAK = """
+import resource, sys
+sys.path[:0] = [{tests!r}]
+import numpy as np
+from conftest import random_weights
+import nstcore
+from nstcore import vgg
+from nstcore.engines.memory import held_memory
+vgg.ARCHITECTURES["vgg19"] = (2, 32), (2, 32), (1, 32), (1, 32), (1, 32)
+picture = np.random.default_rng(0).integers(0, 255, ({size}, {size}, 3), np.uint8)
+nstcore.stylize(
+    picture, picture[:300, :300], weights=random_weights(), size={size}, tile=256, iterations=1, device="cpu",
+    style_scale=300 / {size}, ladder="off", pyramid="off",
+    style_layers=("relu1_1", "relu2_1", "relu3_1", "relu5_1"), content_layers=("relu4_1",),
+)
+print(held_memory()[1])
+"""
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_the_tile():
+    peaks = []
+    for size in (1024, 2048, 3072):
+        script = PEAK.format(tests=str(ROOT / "tests"), size=size)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) - 3 * size**2)  # but for the decoded picture, 3 bytes a pixel
+    assert max(peaks) < 1.1 * min(peaks), peaks
