@@ -12,7 +12,21 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from .commands import ablate, bench, check, explain, fast, features, reconstruct, rerun, run, sweep, texture, weights
+from .commands import (
+    ablate,
+    bench,
+    check,
+    explain,
+    fast,
+    features,
+    reconstruct,
+    rerun,
+    run,
+    sweep,
+    texture,
+    weights,
+    worker,
+)
 from .commands.ends import Ends
 from .commands.progress import tell
 from .errors import INTERRUPTED, NstcoreError, Stopped
@@ -20,7 +34,7 @@ from .version import __version__
 
 _LONGEST = 600  # characters of a message
 
-COMMANDS = (run, fast, rerun, sweep, ablate, reconstruct, texture, features, explain, check, bench, weights)
+COMMANDS = (run, fast, rerun, sweep, ablate, reconstruct, texture, features, explain, check, bench, weights, worker)
 
 
 class _Parser(argparse.ArgumentParser):

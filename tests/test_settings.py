@@ -36,7 +36,8 @@ def test_every_option_of_the_python_api_has_one_of_the_command_line():
     ours = {"self", "content", "style", "engine", "on_start", "on_step", "statistics", "options", "network"}
     ours |= {"stop", "snapshot", "snapshot_every", "resume"}  # what the commands give there is not what was given them
     assert PARAMETERS.keys() - ours == {o.api_name for o in OPTIONS.values() if o.scope in ("picture", "machine")} - {
-        "offline"
+        "offline",
+        "cluster",
     }
 
 

@@ -58,13 +58,17 @@ def check_outputs(jobs: Sequence[Job]) -> None:
             first[place] = job
 
 
-def paint_all(jobs: Sequence[Job], studio: Studio, paint: Painter | None = None) -> list[Outcome]:
-    """Make every picture that is not there yet, as a run does, or with `paint`, which tells state and note. Ctrl-C
-    stops, with the picture at hand saved as far as it is."""
+def paint_all(jobs: Sequence[Job], studio: Studio, painter: Painter | None = None) -> list[Outcome]:
+    """Make every picture that is not there yet, as a run does, or with `painter`, which tells state and note. Ctrl-C
+    stops, with the picture at hand saved as far as it is. On a cluster, each of its workers makes one at a time."""
+    from . import spread
+
+    if painter is None and spread.cluster_of(jobs) is not None:
+        return spread.paint_all(jobs, studio)
     outcomes: list[Outcome] = []
     try:
         for number, job in enumerate(jobs, 1):
-            outcomes.append(_outcome(job, studio, f"{number}/{len(jobs)} {job.output.name}", paint or _paint))
+            outcomes.append(attempted(job, studio, f"{number}/{len(jobs)} {job.output.name}", painter or paint))
             if outcomes[-1].state == STOPPED or studio.ends.asked:
                 break
     except KeyboardInterrupt:
@@ -77,17 +81,18 @@ def paint_all(jobs: Sequence[Job], studio: Studio, paint: Painter | None = None)
     return outcomes + rest
 
 
-def _outcome(job: Job, studio: Studio, name: str, paint: Painter) -> Outcome:
+def attempted(job: Job, studio: Studio, name: str, painter: Painter) -> Outcome:
+    """What becomes of a job; a failure is said, too."""
     begin = time.monotonic()
     try:
-        state, note = paint(job, studio, name)
+        state, note = painter(job, studio, name)
     except (NstcoreError, MemoryError) as error:
         state, note = FAILED, reason(error)
         tell(f"nstcore: {job.output}: {note}")
     return Outcome(job, state, note, time.monotonic() - begin)
 
 
-def _paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
+def paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     """State and note of a job that did not fail."""
     for path in (job.output, job.report):
         if path is not None:

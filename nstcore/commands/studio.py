@@ -16,6 +16,7 @@ from .ends import Ends, save_elsewhere
 from .job import STANDARD, Job, digest, kept, new_name, reason
 from .kinds import Init
 from .log import Log, check_log
+from .machines import Machines
 from .networks import Networks
 from .options import OPTIONS
 from .progress import Progress, show_step, tell
@@ -47,10 +48,10 @@ class Studio:
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False, to: str = "output") -> None:
-        self._quiet, self._verbose, self._to = quiet, verbose, to
+        self.quiet, self._verbose, self._to = quiet, verbose, to
         self.ends = Ends(quiet)
         self.networks = Networks(self.say, quiet)
-        self._engines: dict[tuple[str, str | None, int | None], Engine] = {}
+        self.machines = Machines(self.note)
         self._statistics: dict[Any, Any] = {}
         self._digests: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -61,11 +62,12 @@ class Studio:
         return self
 
     def __exit__(self, *end: Any) -> None:
+        self.machines.close()
         self.ends.__exit__(*end)
 
     def say(self, line: str) -> None:
         """Print a line, unless everything is to be quiet."""
-        if not self._quiet:
+        if not self.quiet:
             tell(line, sys.stdout if self._to == "output" else sys.stderr)
 
     def say_once(self, line: str) -> None:
@@ -76,7 +78,7 @@ class Studio:
 
     def note(self, line: str) -> None:
         """Say something beside the work, once."""
-        if line not in self._said and not self._quiet:
+        if line not in self._said and not self.quiet:
             self._said.add(line)
             tell(f"nstcore: {line}")
 
@@ -86,12 +88,7 @@ class Studio:
 
     def engine(self, settings: Settings) -> Engine:
         """The machine that the settings name."""
-        from .. import engines
-
-        key = settings["device"], settings["precision"], settings["threads"]
-        if key not in self._engines:
-            self._engines[key] = engines.create(*key)
-        return self._engines[key]
+        return self.machines.engine(settings)
 
     def request(self, job: Job) -> dict[str, Any]:
         """What a job asks for, apart from file names: equal requests make equal pictures on one machine."""
@@ -171,7 +168,7 @@ class Studio:
         from .. import images
 
         if path not in self._sizes:
-            loaded = images.load(path)
+            loaded = images.load(path, images.LARGE)
             if loaded.note is not None:
                 self.note(loaded.note)
             self._sizes[path] = loaded.pixels.shape[1], loaded.pixels.shape[2]
@@ -246,12 +243,14 @@ class Studio:
         request = self.request(job)  # now: at the end, an input may have gone
         report.look()
         every = settings["save_every"]
-        with Progress("it", name, self._quiet, self._verbose) as progress:
+        with Progress("it", name, self.quiet, self._verbose) as progress:
 
             def event(text: str) -> None:
                 progress.say(f"nstcore: {text}")
                 log.event(text)
                 report.event(text)
+
+            self.machines.tell = event
 
             def start(objective: Objective, rungs: list[Rung]) -> None:
                 if not resume:
@@ -287,6 +286,7 @@ class Studio:
                     [str(style) for style in job.styles],
                     weights=weights,
                     engine=engine,
+                    tile=settings["tile"],
                     statistics=self._statistics,
                     on_start=start,
                     on_step=step,

@@ -1,0 +1,249 @@
+"""What a worker of a cluster does: plain functions that the driver calls there, and what is kept between the calls.
+
+A worker keeps, for every network that was begun, its filters, and for every tile that it owns the window, the content
+targets and the guides. Where its memory allows, a tile has buffers of its own, too, in which the features stay from the
+statistics to the gradient; else the tiles take turns in one set of buffers, and the features are computed again: the
+same numbers, later.
+
+What a driver does not count among the living is dropped when it next calls; what belongs to a driver that has not
+called for a while, when another one begins.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...version import __version__
+from .. import create
+from ..base import Engine, Network
+from ..tiled import work
+from ..tiled.work import Question, Share, Window
+from .messages import Answers, Ask, Driver, Facts, Load, Missing, Order, Recipe, Send, Shares
+
+IDLE = 600.0  # seconds after which a driver that has not called is taken for gone
+USABLE = 0.8  # of the free memory, for the buffers of one more tile
+
+_LOCK = threading.Lock()  # a worker that was started with several threads computes one thing at a time all the same
+
+
+@dataclass
+class Own:
+    """What this worker computes with, where the driver leaves it the choice."""
+
+    device: str = "auto"
+    threads: int | None = None
+    engines: dict[str | None, Engine] = field(default_factory=dict)  # by precision
+
+    def engine(self, precision: str | None) -> Engine:
+        if precision not in self.engines:
+            self.engines[precision] = create(self.device, precision, self.threads)
+        return self.engines[precision]
+
+
+OWN = Own()
+
+
+@dataclass
+class Bench:
+    """A set of buffers, and the tile and step whose features are in them."""
+
+    network: Network
+    of: tuple[int, int, int] | None = None  # picture, tile, step
+
+
+@dataclass
+class Tile:
+    """What is kept of a tile."""
+
+    bench: Bench
+    window: np.ndarray
+    step: int
+    known: dict[int, np.ndarray] = field(default_factory=dict)
+    masks: dict[tuple[str, int | None], np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Kept:
+    """What is kept of a network: its filters, with buffers for tiles that have none of their own; and the tiles."""
+
+    engine: Engine
+    bench: Bench
+    called: float
+    tiles: dict[tuple[int, int], Tile] = field(default_factory=dict)  # by picture, tile
+
+
+_STOPPING: set[Driver] = set()
+_KEPT: dict[tuple[Driver, int], Kept] = {}
+
+
+def begin(driver: Driver, number: int, recipe: Recipe) -> Facts:
+    """Prepare a network, and say what computes here."""
+    with _LOCK:
+        now = time.monotonic()
+        for key in [k for k, kept in _KEPT.items() if k[0] != driver and now - kept.called > IDLE]:
+            del _KEPT[key]
+        engine = OWN.engine(recipe.precision)
+        if (driver, number) not in _KEPT:
+            network = engine.network(recipe.weights, recipe.taps, recipe.pooling)
+            _KEPT[driver, number] = Kept(engine, Bench(network), now)
+        return Facts(__version__, engine.describe(), engine.memory())
+
+
+def end(driver: Driver) -> None:
+    """Drop all that belongs to a driver."""
+    with _LOCK:
+        for key in [k for k in _KEPT if k[0] == driver]:
+            del _KEPT[key]
+
+
+def forward(order: Order, load: Load, asks: Sequence[Sequence[Ask]]) -> Answers:
+    """The answers to groups of questions about a tile's features."""
+    with _LOCK:
+        kept, tile = _taken(order, load)
+        questions = [_question(tile, ask) for group in asks for ask in group]
+        answers = iter(work.forward(tile.bench.network, kept.engine, tile.window, questions, None)[0])
+        tile.bench.of = _name(order)
+        return [{ask.key: next(answers) for ask in group} for group in asks]
+
+
+def plus(a: Answers | dict[int, Any], b: Answers | dict[int, Any], group: int) -> dict[int, Any]:
+    """The sum of two answers to a group of questions, or of sums of them."""
+    one, other = of_group(a, group), of_group(b, group)
+    return {key: np.add(one[key], other[key]) for key in one}
+
+
+def of_group(answers: Answers | dict[int, Any], group: int) -> dict[int, Any]:
+    """A tile's answers to one group of questions; what is summed already is of one group alone."""
+    return answers[group] if isinstance(answers, list) else answers
+
+
+def stop(driver: Driver) -> None:
+    """A driver wants no more pictures to be begun, and those at hand to be ended and kept."""
+    _STOPPING.add(driver)
+
+
+def stopping(driver: Driver) -> bool:
+    """Whether it has said so."""
+    return driver in _STOPPING
+
+
+def say(driver: Driver, line: str) -> None:
+    """Pass a line on to a driver."""
+    from distributed import get_worker
+
+    get_worker().log_event(driver, line)
+
+
+def done(answers: Answers) -> None:
+    """Nothing: it comes when a tile is computed."""
+
+
+def backward(order: Order, shares: Shares, own: Window, load: Load | None) -> np.ndarray:
+    """Gradient (C, H, W) with respect to a tile's own pixels; with a `load` where the tile is new here."""
+    with _LOCK:
+        if load is None:
+            kept, tile = _called(order), _tile(order)
+        else:
+            kept, tile = _taken(order, load)
+        there = tile.bench.of == _name(order)
+        mine = [_share(tile, send) for send in shares.all]
+        tile.bench.of = None  # a backward pass may use up the features
+        window = None if there else tile.window
+        return np.ascontiguousarray(work.backward(tile.bench.network, kept.engine, window, mine, None, own))
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------
+
+
+def _name(order: Order) -> tuple[int, int, int]:
+    return order.picture, order.tile, order.step
+
+
+def _called(order: Order) -> Kept:
+    """The network, once what its driver has done with is dropped."""
+    for key in [k for k in _KEPT if k[0] == order.driver]:
+        kept = _KEPT[key]
+        pictures = {picture for network, picture in order.alive if network == key[1]}
+        if not pictures:
+            del _KEPT[key]
+            continue
+        for name in [n for n in kept.tiles if n[0] not in pictures]:
+            del kept.tiles[name]
+    found = _KEPT.get((order.driver, order.network))
+    if found is None:
+        raise Missing(f"network {order.network}")
+    found.called = time.monotonic()
+    return found
+
+
+def _tile(order: Order) -> Tile:
+    """A tile whose forward pass was here."""
+    tile = _KEPT[order.driver, order.network].tiles.get((order.picture, order.tile))
+    if tile is None or tile.step != order.step:
+        raise Missing(f"tile {order.tile}")
+    return tile
+
+
+def _taken(order: Order, load: Load) -> tuple[Kept, Tile]:
+    """The tile, with what has come for it."""
+    kept, name = _called(order), (order.picture, order.tile)
+    tile = kept.tiles.get(name)
+    if tile is None:
+        tile = kept.tiles[name] = Tile(_bench(kept, order, load.window.shape), load.window, order.step)
+    tile.window, tile.step = load.window, order.step
+    tile.known.update(load.new)
+    return kept, tile
+
+
+def _bench(kept: Kept, order: Order, shape: tuple[int, ...]) -> Bench:
+    """Buffers of its own for a tile, where there is room for them."""
+    network, free = kept.bench.network, kept.engine.memory()
+    need = network.bytes_of_twin(shape[1], shape[2], network.taps)
+    if free is not None and need > USABLE * free / order.neighbours:
+        return kept.bench
+    return Bench(network.twin())
+
+
+# -- numbers to arrays --------------------------------------------------------------------------------------------
+
+
+def _known(tile: Tile, number: int | None) -> np.ndarray | None:
+    if number is None:
+        return None
+    if number not in tile.known:
+        raise Missing(f"array {number}")
+    return tile.known[number]
+
+
+def _question(tile: Tile, ask: Ask) -> Question:
+    if ask.what == "keep":
+        return Question(ask.what, ask.tap, ask.own)
+    w = _masked(tile, ask) if ask.masked else _known(tile, ask.guide)
+    return Question(ask.what, ask.tap, ask.own, w, _known(tile, ask.target))
+
+
+def _masked(tile: Tile, ask: Ask) -> np.ndarray:
+    """A guide that is 0 outside the tile's own part."""
+    name = ask.tap, ask.guide
+    if name not in tile.masks:
+        guide = _known(tile, ask.guide)
+        size = tile.bench.network.shapes(*tile.window.shape[1:])[_output(tile.bench.network, ask.tap)][1:]
+        w = np.zeros(size, tile.window.dtype)
+        w[ask.own] = 1 if guide is None else guide[ask.own]
+        tile.masks[name] = w
+    return tile.masks[name]
+
+
+def _output(network: Network, tap: str) -> str:
+    """The layer that the tap's step ends in, which has the tap's size."""
+    return next(step.output for step in network.steps if tap in step.layers)
+
+
+def _share(tile: Tile, send: Send) -> Share:
+    return Share(send.tap, send.dG, send.ds, _known(tile, send.target), send.scale, _known(tile, send.guide))

@@ -1,0 +1,349 @@
+"""Tiles on the workers of a cluster: the picture of one process, whatever dies on the way.
+
+Real processes and real sockets on the loopback address; every wait has an end.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_desk import desk_fixture, furniture_fixture, main, table  # noqa: F401
+from conftest import ROOT, random_weights, smooth_picture
+
+import nstcore
+from nstcore import images
+from nstcore.engines import create
+from nstcore.engines.cluster import Cluster, ClusterEngine, member
+from nstcore.engines.cluster.messages import Load, Missing, Order, Recipe
+from nstcore.engines.tiled import TiledEngine, Tiling
+from nstcore.errors import DeviceError, RunError
+from nstcore.objective import Objective
+from nstcore.pretrained import write_weights
+
+pytest.importorskip("distributed")
+
+LAYERS = {"style_layers": ("relu1_1", "relu2_1"), "content_layers": ("relu2_2",)}
+CONTENT, STYLE = smooth_picture(200, 170, 1), smooth_picture(90, 100, 2)
+SMALL = CONTENT[:121, :90]
+ALPHA = np.dstack([SMALL, np.hypot(*np.mgrid[-1:1:121j, -1:1:90j]) < 0.9])
+LEFT = np.zeros((121, 90))
+LEFT[:, :40] = 1
+OBJECTIVES = {
+    "transparent, means too": {"content": ALPHA, "style_loss": "w2"},
+    "regions, a pyramid": {
+        "style": [STYLE, SMALL],
+        "regions": [(LEFT, ["all", "none"]), (1 - LEFT, ["none", "all"])],
+        "pyramid": (2,),
+        "tv_weight": 1.0,
+    },
+    "a last tile of one row, which relu3_1 has nothing of": {
+        "side": 20,
+        "content": SMALL[:, :20],
+        "content_layers": ("relu3_1",),
+    },
+}
+
+
+def uncut(side):
+    """The tiles of a cluster, in one process."""
+    return TiledEngine(create("cpu", "float32", 1), Tiling(side, cuts=(), keep=True))
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return random_weights(deepest="conv3_1")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster("local:3", threads=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def joined(cluster):
+    """An engine on three workers."""
+    return ClusterEngine(cluster, create("cpu", "float32", 1), 64)
+
+
+def evaluated(weights, engine, steps=2, content=SMALL, style=STYLE, between=lambda step: None, **options):
+    """Terms and gradients of some pictures."""
+    objective = Objective(weights, content, style, engine=engine, **LAYERS | options)
+    found = []
+    for step in range(steps):
+        between(step)
+        x = engine.array(np.random.default_rng(step).random((3, *content.shape[:2])).astype(np.float32))
+        terms, gradient = objective(x)
+        found.append((terms, np.array(gradient)))
+    return found
+
+
+def same(one, other):
+    assert len(one) == len(other)
+    for (terms, gradient), (other_terms, other_gradient) in zip(one, other, strict=True):
+        assert terms == other_terms
+        np.testing.assert_array_equal(gradient, other_gradient)
+
+
+# -- the same picture ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", OBJECTIVES)
+def test_loss_and_gradient_are_those_of_one_process_bit_for_bit(way, weights, cluster):
+    options = dict(OBJECTIVES[way])
+    side = options.pop("side", 64)
+    joined = ClusterEngine(cluster, create("cpu", "float32", 1), side)
+    same(evaluated(weights, uncut(side), **options), evaluated(weights, joined, **options))
+
+
+def test_a_picture_is_that_of_one_process_bit_for_bit(weights, cluster):
+    options = {"weights": weights, "size": 160, "iterations": 10, "tile": 128, "ladder": "off", **LAYERS}
+    alone = nstcore.stylize(CONTENT, STYLE, engine=uncut(128), **options | {"tile": "off"})
+    engine = ClusterEngine(cluster, create("cpu", "float32", 1))
+    spread = nstcore.stylize(CONTENT, STYLE, engine=engine, **options)
+    np.testing.assert_array_equal(spread.pixels, alone.pixels)
+    assert spread.losses == alone.losses
+    assert spread.metadata["settings"]["tile"] == 128
+    assert "workers with cpu" in spread.metadata["engine"]
+
+
+def test_features_and_targets_come_back_whole(weights, joined):
+    found = []
+    for engine in (uncut(64), joined):
+        network = engine.network(weights, ["relu2_1"], "max")
+        network.forward(engine.array(SMALL.transpose(2, 0, 1)))
+        found.append(network.features("relu1_2", (slice(3, 99), slice(50, 150))))
+    np.testing.assert_array_equal(*found)
+
+
+def test_workers_without_room_for_features_compute_them_again(weights, joined, monkeypatch):
+    from nstcore.engines.cluster import network
+
+    order = network.Order
+    monkeypatch.setattr(network, "Order", lambda *a: order(*a[:-1], 10**9))  # so many share a worker's memory
+    same(evaluated(weights, uncut(64)), evaluated(weights, joined))
+
+
+def test_the_tiles_are_as_many_as_keep_the_workers_busy(weights, joined, monkeypatch):
+    network = joined.network(weights, ["relu2_1"], "max")
+    network.fit(4096, 4096, range(128, 4097, 32))
+    count = len(network._tiles(network.networks[0], 4096, 4096, network.sides[0])[0])
+    assert count % 3 == 0
+    monkeypatch.setattr(joined.cluster, "memory", lambda: 100_000_000)
+    network.fit(4096, 4096, range(128, 4097, 32))
+    assert network.sides[0] < 1024
+    monkeypatch.setattr(joined.cluster, "memory", lambda: 1000)
+    with pytest.raises(DeviceError, match=r"expected workers with .* found .*; take a smaller"):
+        network.fit(4096, 4096, [128])
+
+
+# -- what dies -------------------------------------------------------------------------------------------------------
+
+
+def pids(cluster):
+    return [p.pid for p in cluster._processes._running if p.poll() is None]
+
+
+def test_a_worker_that_is_killed_changes_nothing(weights, cluster, joined):
+    def kill(step):
+        if step == 1:
+            os.kill(pids(cluster)[0], signal.SIGKILL)
+
+    told = []
+    cluster.tell = told.append
+    same(evaluated(weights, uncut(64), 3), evaluated(weights, joined, 3, between=kill))
+    assert any("have gone" in line and "move to others" in line for line in told)
+
+
+def test_a_worker_that_forgets_is_told_again(weights, cluster, joined):
+    def forget(step):
+        if step == 1:
+            ends = [cluster.submit(member.end, cluster.driver, worker=worker) for worker in cluster.living()]
+            cluster.client.gather(ends)
+
+    same(evaluated(weights, uncut(64)), evaluated(weights, joined, between=forget))
+
+
+def test_a_worker_drops_what_its_driver_has_done_with(weights, monkeypatch):
+    monkeypatch.setattr(member, "_KEPT", {})
+    monkeypatch.setattr(member, "OWN", member.Own("cpu", 1))
+    recipe, window = Recipe(weights, ("relu1_1",), "max", None), np.zeros((3, 32, 32), np.float32)
+    for driver, number in (("a", 1), ("a", 2), ("b", 1)):
+        member.begin(driver, number, recipe)
+    orders = [Order("a", 1, picture, 0, 1, frozenset({(1, picture)}), 1) for picture in (7, 8)]
+    for order in orders:
+        member.forward(order, Load(window), [])
+    assert member._KEPT.keys() == {("a", 1), ("b", 1)}
+    assert member._KEPT["a", 1].tiles.keys() == {(8, 0)}
+    with pytest.raises(Missing):
+        member.backward(orders[0], None, (slice(0, 32),) * 2, None)
+    member._KEPT["b", 1].called -= 2 * member.IDLE
+    member.begin("a", 1, recipe)
+    assert member._KEPT.keys() == {("a", 1)}
+    member.end("a")
+    assert not member._KEPT
+
+
+@pytest.mark.slow
+def test_where_no_worker_comes_the_run_ends_with_the_best_picture(weights):
+    with Cluster("local:1", threads=1) as cluster:
+        engine, told = ClusterEngine(cluster, create("cpu", "float32", 1)), []
+        cluster.tell, cluster.patience, cluster._processes._left = told.append, 0.5, 0
+
+        def step(now):
+            if now.iteration == 2:
+                os.kill(pids(cluster)[0], signal.SIGKILL)
+
+        with pytest.raises(nstcore.transfer.FailedRun, match="no worker is left at local:1") as failed:
+            nstcore.stylize(
+                CONTENT, STYLE, weights=weights, size=64, iterations=5, engine=engine, on_step=step, **LAYERS
+            )
+        assert len(failed.value.result.losses) == 3
+        assert any("waiting 0.5 seconds for new ones" in line for line in told)
+
+
+@pytest.mark.slow
+def test_workers_killed_at_random_moments_change_no_bit(weights):
+    expected = evaluated(weights, uncut(64), 12)
+    rng, killed, over = random.Random(11), [], threading.Event()
+    with Cluster("local:3", threads=1) as cluster:
+
+        def kill():
+            while len(killed) < 5 and not over.wait(rng.uniform(0.1, 0.8)):
+                if running := pids(cluster):
+                    os.kill(pid := rng.choice(running), signal.SIGKILL)
+                    killed.append(pid)
+
+        killer = threading.Thread(target=kill)
+        engine, found = ClusterEngine(cluster, create("cpu", "float32", 1), 64), []
+
+        def between(step):
+            if step == 0:
+                killer.start()
+
+        try:
+            found = evaluated(weights, engine, 12, between=between)
+            while len(killed) < 5:  # quick machines: again, until five have died in the middle of work
+                same(expected, evaluated(weights, engine, 12))
+        finally:
+            over.set()
+            killer.join(5)
+        same(expected, found)
+        assert len(killed) == 5
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def command(*words, expect=b"", cwd=None):
+    """A process of ours, once it has said `expect`; it is killed at the end if it still runs."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "NSTCORE_OFFLINE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nstcore", *map(str, words)], cwd=cwd, env=env, stderr=subprocess.PIPE
+    )
+    guard = threading.Timer(60, process.kill)
+    guard.start()
+    try:
+        while expect:
+            line = process.stderr.readline()
+            assert line, f"{words}: ended without {expect}"
+            if expect in line:
+                break
+        yield process
+    finally:
+        guard.cancel()
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_worker_joins_computes_and_leaves_with_ctrl_c(weights):
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with command("worker", "--scheduler", address.rsplit(":")[-1], expect=b"a scheduler at") as scheduler:
+        join = "worker", address, "--device", "cpu", "--threads", 1
+        with command(*join, expect=b"a worker of") as worker, Cluster(address) as cluster:
+            same(evaluated(weights, uncut(64)), evaluated(weights, ClusterEngine(cluster, uncut(64).base, 64)))
+            worker.send_signal(signal.SIGINT)
+            assert worker.wait(15) == 130
+            assert b"the worker has left" in worker.stderr.read()
+            cluster.patience = 0.3
+            with pytest.raises(RunError, match="no worker is left"):
+                cluster.living()
+        scheduler.send_signal(signal.SIGTERM)
+        assert scheduler.wait(15) == 143
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_snapshot_after_the_scheduler_was_killed(weights, tmp_path):
+    write_weights(tmp_path / "weights.h5", weights)
+    for name, picture in (("content", CONTENT), ("style", STYLE)):
+        images.write_picture(tmp_path / f"{name}.png", picture.transpose(2, 0, 1))
+    options = ["--size", 160, "--iterations", 16, "--tile", 128, "--threads", 1, "--weights", "weights.h5"]
+    options += ["--style-layers", "relu1_1,relu2_1", "--content-layers", "relu2_2", "--snapshot-every", "0.01"]
+    run = ["run", "content.png", "style.png", *options]
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        command("worker", "--scheduler", address[6:], expect=b"a scheduler at") as scheduler,
+        command("worker", address, "--threads", 1, expect=b"a worker of") as worker,
+        command(*run, "-v", "-o", "a.png", "--cluster", address, expect=b"5/16", cwd=tmp_path) as painting,
+    ):
+        scheduler.kill()
+        assert painting.wait(30) == 1
+        said = painting.stderr.read().decode().strip().splitlines()
+        assert worker.wait(30) == 1
+    assert "the scheduler" in said[-1]
+    assert "--resume goes on from a.png.snapshot.h5" in said[-1]
+    assert "Traceback" not in "".join(said)
+    before = Path(tmp_path / "a.png").stat().st_mtime_ns
+    for words in (["-o", "a.png", "--resume"], ["-o", "b.png"]):
+        with command(*run, "--quiet", "--cluster", "local:2", *words, cwd=tmp_path) as painting:
+            assert painting.wait(50) == 0
+    assert Path(tmp_path / "a.png").stat().st_mtime_ns > before
+    a, b = (images.load(tmp_path / f"{name}.png").pixels for name in "ab")
+    np.testing.assert_array_equal(a, b)
+    assert images.read_metadata(tmp_path / "a.png")["resumed"] == 1
+
+
+@pytest.mark.slow
+def test_jobs_are_spread_and_one_whose_worker_is_killed_is_made_all_the_same(desk, capsys, monkeypatch):
+    entry = '[[grid]]\ncontents = "photos/*.png"\nstyles = "art/*.png"\noutput = "{}/{{content}}-{{style}}.png"\n'
+    text = f"[defaults]\n{table(iterations=600, snapshot_every=0.1)}\n"
+    started, spread = [], Cluster.spread
+
+    def killing(self, function, arguments, hear, stop):
+        def heard(line):
+            hear(line)
+            if ": 120/600" in line and not started:
+                started.append(line)
+                os.kill(pids(self)[0], signal.SIGKILL)
+
+        return spread(self, function, arguments, heard, stop)
+
+    monkeypatch.setattr(Cluster, "spread", killing)
+    for folder, words in (("out", ["--cluster", "local:2"]), ("alone", [])):
+        Path(f"{folder}.toml").write_text(text + entry.format(folder))
+        assert main("run", "--jobs", f"{folder}.toml", *words) == 0
+    assert started
+    said = capsys.readouterr()
+    assert said.out.count("4 made") == 2
+    for name in ("a-x", "a-y", "b-x", "b-y"):
+        out, alone = (images.load(f"{folder}/{name}.png").pixels for folder in ("out", "alone"))
+        np.testing.assert_array_equal(out, alone)

@@ -1,0 +1,90 @@
+"""Where a cluster is, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+from command_desk import desk_fixture, furniture_fixture, main, one_line  # noqa: F401
+
+from nstcore.commands.spread import cluster_of
+from nstcore.engines.cluster import Cluster
+from nstcore.engines.cluster.address import Place, read_place
+from nstcore.errors import DeviceError, OptionError
+
+pytest.importorskip("distributed")
+
+
+def test_a_place_is_workers_of_our_own_an_address_or_a_file(tmp_path):
+    assert read_place("local:12") == Place(workers=12)
+    assert read_place("tcp://host.name:8786") == Place(address="tcp://host.name:8786")
+    assert read_place("tls://[::1]:1") == Place(address="tls://[::1]:1")
+    (tmp_path / "s.json").write_text(json.dumps({"type": "Scheduler", "address": "tcp://10.0.0.1:8786"}))
+    assert read_place(str(tmp_path / "s.json")) == Place(address="tcp://10.0.0.1:8786")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "local", "local:0", "local:-1", "local:x", "tcp://host", "tcp://host:0", "tcp://host:65536", "udp://h:1", "."],
+)
+def test_what_is_no_place_is_refused(text):
+    with pytest.raises(OptionError, match="cluster: expected local:N"):
+        read_place(text)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"address": 3}', '{"address": "inproc://1"}', "\x00"])
+def test_a_file_of_another_kind_is_refused(text, tmp_path):
+    (tmp_path / "s").write_text(text)
+    with pytest.raises(OptionError, match="expected"):
+        read_place(str(tmp_path / "s"))
+
+
+def test_without_the_library_one_line_says_what_to_install(desk, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    for words in (
+        ["run", "photos/a.png", "art/x.png", "--weights", "weights.h5", "--cluster", "local:2"],
+        ["worker", "tcp://127.0.0.1:8786"],
+        ["worker", "--scheduler", "0"],
+    ):
+        assert main(*words) == 2
+        assert 'pip install "nstcore[cluster]"' in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "photos/a.png", "art/x.png", "--weights", "weights.h5", "--cluster", "nowhere"],
+        ["worker"],
+        ["worker", "local:2"],
+        ["worker", "nowhere"],
+        ["worker", "tcp://127.0.0.1:1", "--scheduler", "0"],
+        ["worker", "tcp://127.0.0.1:1", "--threads", "0"],
+        ["worker", "tcp://127.0.0.1:1", "--device", "abacus"],
+        ["worker", "--scheduler", "127.0.0.1:70000"],
+        ["worker", "--scheduler", "192.0.2.1:0"],
+    ],
+)
+def test_what_cannot_be_is_one_line(words, desk, capsys):
+    assert main(*words) == 2
+    assert "expected" in one_line(capsys)
+
+
+def test_nobody_there_is_one_line(monkeypatch):
+    from nstcore.engines.cluster import connection
+
+    monkeypatch.setattr(connection, "ANSWER", 0.5)
+    with pytest.raises(
+        DeviceError, match=r"expected a scheduler at tcp://127\.0\.0\.1:1, got no answer; start one with"
+    ):
+        Cluster("tcp://127.0.0.1:1")
+
+
+def test_pictures_are_spread_where_several_name_one_cluster():
+    one, other = ({"cluster": "local:2"}, {"cluster": "local:3"})
+    jobs = [SimpleNamespace(settings=settings) for settings in (one, one, other, {"cluster": None})]
+    assert cluster_of(jobs[:2]) == "local:2"
+    assert cluster_of(jobs[:1]) is None
+    assert cluster_of(jobs[:3]) is None
+    assert cluster_of(jobs[3:] * 2) is None

@@ -1,0 +1,252 @@
+"""What pictures in tiles cost, on one machine and on many: the tables of nstcore/README.md, "Pictures of any size".
+
+    python tools/predict_tiles.py               print the tables
+    python tools/predict_tiles.py --write       into nstcore/README.md, between its markers
+    python tools/predict_tiles.py --measure     measure this machine first, into tools/predict_tiles.json; be quiet then
+
+Multiplications and bytes are counted (tools/tile_costs.py), and tests hold them against the program. Seconds are
+predicted (tools/cluster_costs.py) from what was measured of one machine (tools/tile_constants.py), and, of GPUs, from
+what kernels/README.md predicts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import bench
+import cluster_costs
+import tile_constants
+import tile_costs
+from bench_common import ROOT, Report
+from cluster_costs import ClusterStep, Links, Worker, most_workers
+from tile_constants import Constants
+from tile_costs import UPDATE, parts_of
+
+from nstcore.commands.progress import tell
+from nstcore.engines.tiled.tiling import CUTS
+from nstcore.errors import NstcoreError
+from nstcore.files import check_writable
+
+GROUP = "tiles"  # of the markers: <!-- tiles:parts --> ...
+PAGE = ROOT / "nstcore" / "README.md"
+NETWORKS = {"vgg19": "VGG19", "vgg16": "VGG16"}
+SIZES = (4096, 8192, 16384, 32768)
+WORKERS = (1, 3, 10, 30, 100, 300, 1000)
+SIDES = (512, 1024, 2048)  # of tiles
+PICTURE = 8192  # pixels: where one size must do
+MEMORY = 16e9  # bytes of a CPU worker, assumed
+
+
+# ---- one machine -----------------------------------------------------------------------------------------------------
+
+
+def parts_table() -> str:
+    """What each part of each network costs by itself."""
+    header = ("network", "part", "features, bytes", "ends with, bytes", "halo of the features, pixels")
+    tiles = [f"in tiles of {side}" for side in SIDES]
+    report = Report((*header, "halo of the gradient, pixels", "multiplications, thousands, in one piece", *tiles))
+    for architecture, name in NETWORKS.items():
+        for part in (*parts_of(architecture), *parts_of(architecture, CUTS)):
+            numbers = [part.features, part.output, *part.halos, 2 * part.products / 1e3]
+            numbers += [tile_costs.step([part], PICTURE, [side]).products / 1e3 / PICTURE**2 for side in SIDES]
+            report.rows.append((name, part.name, *(f"{n:.0f}" for n in numbers)))
+    return report.markdown()
+
+
+def tiles_table(constants: Constants) -> str:
+    """Sizes of tiles, what they lose, and the memory that they take."""
+    memory = [f"memory at {size}, GB" for size in SIZES]
+    header = ("network", "--tile", "tiles of the parts, pixels", "multiplications, thousands", "times the whole")
+    report = Report((*header, "read, bytes", "written, bytes", *memory))
+    for architecture, name in NETWORKS.items():
+        for tiling, plan in constants["plans"][architecture]["tiles"].items():
+            found = tile_costs.step(parts_of(architecture, CUTS), PICTURE, plan["sides"], int(tiling.partition(",")[2]))
+            sides = ", ".join("whole" if side > PICTURE else str(side) for side in plan["sides"])
+            per_pixel = [found.products / 1e3, found.read, found.written]
+            thousands, read, written = (f"{n / PICTURE**2:.0f}" for n in per_pixel)
+            gigabytes = [f"{plan['memory'][str(size)] / 1e9:.2f}" for size in SIZES]
+            word = tiling.removesuffix(",0")
+            report.rows.append((name, word, sides, thousands, f"{found.lost:.2f}", read, written, *gigabytes))
+    return report.markdown()
+
+
+def uncut_table() -> str:
+    """What tiles of a network that is not cut lose: why it is."""
+    report = Report(("tile, pixels", *(f"{name}, {words}" for name in NETWORKS.values() for words in ("cut", "uncut"))))
+    for side in (256, 512, 1024, 2048, 4096):
+        row = [str(side)]
+        for architecture in NETWORKS:
+            for cuts in (CUTS, ()):
+                parts = parts_of(architecture, cuts)
+                row.append(f"{tile_costs.step(parts, 4 * PICTURE, [side] * len(parts)).lost:.2f}")
+        report.rows.append(row)
+    return report.markdown()
+
+
+def disk_table(constants: Constants) -> str:
+    """What lies on disk, and what a step moves."""
+    sides = constants["plans"]["vgg19"]["tiles"]["1024,0"]["sides"]
+    parts, speed, seconds = parts_of("vgg19", CUTS), constants["disk"], constants["passes"]["vgg19"]
+    header = ("picture", "on disk, GB", "of it between the parts, GB", "read in a step, GB", "written, GB")
+    report = Report((*header, "if the system keeps the files in memory, s", "if not, s", "the network meanwhile, s"))
+    for size in SIZES:
+        found = tile_costs.step(parts, size, sides, passes=seconds)
+        read, written = found.read + UPDATE[0] * size**2, found.written + UPDATE[1] * size**2
+        row = [tile_costs.disk_of_a_run(parts) * size**2, found.stored, read, written]
+        times = [(read + written) / speed["cached"], read / speed["read"] + written / speed["written"], found.seconds]
+        report.rows.append((f"{size}x{size}", *(f"{n / 1e9:.1f}" for n in row), *map(_seconds, times)))
+    return report.markdown()
+
+
+# ---- a cluster -------------------------------------------------------------------------------------------------------
+
+
+def cpu_worker(constants: Constants, architecture: str) -> Worker:
+    """A machine like the one that was measured."""
+    plan = constants["plans"][architecture]
+    forward, backward = (sum(column) for column in zip(*constants["passes"][architecture], strict=True))
+    return Worker(forward, backward, plan["bytes a pixel"], plan["filters"], MEMORY)
+
+
+def gpu_worker(constants: Constants) -> Worker:
+    """A GPU as it is predicted; its time is that of its multiplications, half of them forward."""
+    found = constants["gpu"]
+    half = found["seconds a pixel"] / 2
+    return Worker(half, half, found["bytes a pixel"], 0.0, found["memory"])
+
+
+def links_of(constants: Constants) -> Links:
+    """As measured on one machine; without Dask there, what a bare socket does."""
+    bare, dask = constants["socket"], constants["dask"] or {}
+    bandwidth = dask.get("bandwidth", bare["bandwidth"])
+    task = dask.get("task", bare["latency"])
+    return Links(bandwidth, bandwidth, bare["latency"], task, constants["add"], constants["update"])
+
+
+def wire_table(constants: Constants) -> str:
+    """Bytes of a step, for a few and for many workers."""
+    header = ("picture", "workers", "tile, pixels", "tiles", "windows out, GB", "gradients back, GB")
+    report = Report((*header, "statistics between workers, GB", "of the driver, bytes a pixel"))
+    for size in SIZES:
+        for workers in (10, 100):
+            found = cluster_costs.predict("vgg19", size, workers, cpu_worker(constants, "vgg19"), links_of(constants))
+            sent = found.wire
+            gigabytes = (f"{n / 1e9:.2f}" for n in (sent.windows, sent.gradients, sent.between))
+            numbers = str(found.side), str(sent.tiles), *gigabytes, f"{sent.of_driver / size**2:.1f}"
+            report.rows.append((f"{size}x{size}", str(workers), *numbers))
+    return report.markdown()
+
+
+def efficiency_table(rows: Sequence[tuple[str, str, Worker]], links: Links) -> str:
+    """Efficiency, and in brackets the seconds of a step; a star where the workers wait for the driver."""
+    report = Report(("network, worker", "picture", *(f"{n} worker{'s' * (n > 1)}" for n in WORKERS)))
+    for name, architecture, worker in rows:
+        for size in SIZES:
+            found = [cluster_costs.predict(architecture, size, n, worker, links) for n in WORKERS]
+            report.rows.append((name, f"{size}x{size}", *map(_cell, found)))
+    return report.markdown()
+
+
+def _cell(found: ClusterStep) -> str:
+    return f"{_percent(found.efficiency)} ({_seconds(found.total)}){' *' * found.driven}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 9.95 else f"{seconds:.1f}" if seconds >= 0.095 else f"{seconds:.2f}"
+
+
+# ---- the sections ----------------------------------------------------------------------------------------------------
+
+
+def sections(constants: Constants) -> dict[str, str]:
+    """What belongs between the markers, by name."""
+    links, gpu = links_of(constants), gpu_worker(constants)
+    cpu = {architecture: cpu_worker(constants, architecture) for architecture in NETWORKS}
+    rows = [(f"{name}, CPU", architecture, cpu[architecture]) for architecture, name in NETWORKS.items()]
+    limits = ", ".join(f"{most_workers(a, cpu[a], links):.0f} with {name}" for a, name in NETWORKS.items())
+    limit = (
+        f"So one driver feeds so many CPU workers, whatever the picture's size: {limits}. Of GPUs as they are "
+        f"predicted: {most_workers('vgg19', gpu, links):.2f}."
+    )
+    found = {
+        "parts": parts_table(),
+        "cuts": uncut_table(),
+        "tiles": tiles_table(constants),
+        "disk": disk_table(constants),
+        "wire": f"{wire_table(constants)}\n\n{_wrapped(limit)}",
+        "efficiency": efficiency_table([*rows, (f"VGG19, {constants['gpu']['name']}", "vgg19", gpu)], links),
+        "constants": _wrapped(of_constants(constants)),
+    }
+    return {name: f"{text}\n" for name, text in found.items()}
+
+
+def of_constants(constants: Constants) -> str:
+    """What was measured, in words."""
+    times = [
+        f"{NETWORKS[a]} {1e9 * w.forward:.0f} forward, {1e9 * w.backward:.0f} backward"
+        for a in NETWORKS
+        for w in [cpu_worker(constants, a)]
+    ]
+    links, disk, check, gpu = links_of(constants), constants["disk"], constants["check"], constants["gpu"]
+    dask = "through Dask" if constants["dask"] else "(no Dask there: a bare socket)"
+    return (
+        f"Measured at commit {constants['commit']} on {constants['machine']}, driver and workers on that one machine: "
+        f"nanoseconds for a pixel and step, {'; '.join(times)}; Adam on arrays on disk {1e9 * links.update:.1f}; "
+        f"windows {dask} {links.bandwidth / 1e9:.2f} GB/s, {1e3 * links.task:.2f} ms a task; a bare socket "
+        f"{constants['socket']['bandwidth'] / 1e9:.2f} GB/s and {1e6 * links.latency:.0f} us; the sum of two tiles' "
+        f"statistics {1e3 * links.add:.2f} ms; files: {disk['written'] / 1e9:.2f} GB/s written, "
+        f"{disk['read'] / 1e9:.2f} read, {disk['cached'] / 1e9:.1f} while the system has them in memory. Assumed: "
+        f"{MEMORY / 1e9:.0f} GB of each CPU worker. From kernels/README.md, which predicts it: {gpu['name']}, "
+        f"{1e9 * gpu['seconds a pixel']:.2f} ns for a pixel, {gpu['bytes a pixel']} bytes of it. To compare: a step of "
+        f"{check['size']}x{check['size']} in tiles of {check['tile']} took {_seconds(check['measured'])} s, from these "
+        f"figures follow {_seconds(check['predicted'])} s."
+    )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--measure", action="store_true", help="measure this machine, and keep what is found")
+    found.add_argument("--threads", type=int, metavar="N", help="of a CPU worker (default: all cores)")
+    found.add_argument("--write", nargs="?", type=Path, const=PAGE, metavar="FILE", help="nstcore/README.md")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        if args.write is not None:
+            check_writable(args.write)
+        if args.measure:
+            check_writable(tile_constants.FILE)
+            tile_constants.write(tile_constants.measure(args.threads, lambda name: tell(f"measuring: {name}")))
+        found = sections(tile_constants.read())
+        if args.write is not None:
+            for name in found:
+                bench.split(args.write, name, GROUP)
+        for name, text in found.items():
+            print(text)
+            if args.write is not None:
+                bench.write(args.write, name, text, GROUP)
+    except NstcoreError as error:
+        print(f"predict_tiles: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
