@@ -22,7 +22,7 @@ from conftest import random_weights
 from nstcore import vgg
 from nstcore.engines import TapGradient
 from nstcore.engines.cpu import filters, library, native, operations, vectors
-from nstcore.engines.cpu.arena import ALIGNMENT, Arena
+from nstcore.engines.cpu.arena import ALIGNMENT, Arena, Spare
 from nstcore.optim import minimize_adam, minimize_lbfgs
 
 # Widths on both sides of every decision that the kernels take by the number of channels
@@ -59,7 +59,7 @@ class Separate(Arena):
 
     short: str | None = None
 
-    def allocate(self) -> dict[str, np.ndarray]:
+    def allocate(self, spare: Spare | None = None) -> dict[str, np.ndarray]:
         return {name: self._one(name, shape) for name, (_, shape, _) in self._plan.items()}
 
     def _one(self, name: str, shape: tuple[int, ...]) -> np.ndarray:

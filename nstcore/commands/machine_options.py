@@ -68,7 +68,8 @@ MACHINE: dict[str, tuple[Option, ...]] = {
             None,
             "ADDRESS",
             "compute the tiles on several workers: local:N (processes on this machine), tcp://HOST:PORT (a scheduler, "
-            "whose workers `worker` starts), or a scheduler file",
+            "whose workers `worker` starts), or a scheduler file; always in tiles, as large as --tile says or as are "
+            "soonest done",
             scope="machine",
             default_text="none",
         ),

@@ -84,8 +84,8 @@ def regions_of(
     """
     count = len(style_sizes)
     if not given:
-        everything = outside if outside is not None else np.ones(size, np.float32)
-        _not_empty("the picture", everything)
+        if outside is not None:
+            _not_empty("the picture", outside)
         return [Region(outside, dict(enumerate(style_alphas)), 1.0)]
     found: list[tuple[np.ndarray, dict[int, np.ndarray | None]]] = []
     for i, (mask, style_masks) in enumerate(given):

@@ -192,9 +192,10 @@ class Objective:
         self._style = self._style_targets([s.pixels for s in styles], cache)
         self._protected: Any = None
         if protected is not None:
-            whole = np.broadcast_to(protected, self.shape)
-            self._protected = self.engine.array(whole * picture.pixels)
-            self._free = self.engine.array(1 - whole)
+            whole = self.engine.array(np.broadcast_to(protected, self.shape))
+            self._free = self.engine.array(np.broadcast_to(1 - protected, self.shape))
+            self._protected = self.engine.array(picture.pixels)
+            self.engine.vectors.combine(1.0, self._protected, whole, (), out=self._protected)
             self._composite = self.engine.vectors.empty_like(self._free)
 
     def _adapted(self, weights: Weights) -> Weights:

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..disk import release
 from ..engines import Asked, Engine, Network
 from ..errors import OptionError
 from .guides import LEAST, propagate
@@ -209,6 +210,7 @@ def _key(
     facts = (network.weights.sha256, network.pooling, engine.name, engine.precision, taps, pixels.shape, edges)
     digest.update(repr(facts).encode())
     digest.update(np.ascontiguousarray(pixels).data)
+    release(pixels)
     if guide is not None:
         digest.update(b"guide")
         digest.update(np.ascontiguousarray(guide).data)

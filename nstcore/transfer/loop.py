@@ -88,7 +88,9 @@ class Loop:
             with suppress(KeyboardInterrupt):
                 self._painting.settle()
             return self._result("interrupted", interrupted=True)
-        except (RunError, MemoryError) as error:
+        except (RunError, MemoryError, OutputError) as error:
+            if isinstance(error, OutputError) and self._painting is None:
+                raise  # nothing is there that could be lost
             reason = "not enough memory; take a smaller size" if isinstance(error, MemoryError) else str(error)
             kept = None if self._painting is None else self._result(reason)
             raise FailedRun(reason, kept) from error

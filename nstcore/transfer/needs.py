@@ -41,6 +41,7 @@ _PIXEL = 12  # bytes: RGB, float32
 _DOUBLE = 8
 # Square matrices of float64 that a style loss computes with, as large as the widest layer's Gram matrix
 _MATRICES = {"gram": 3, "centred": 6, "mean-std": 6, "w2": 14}
+_MATRICES_OF_TARGETS = ("style targets", "gradients of Gram matrices")  # never on disk
 _COPIES = {"targets": 2, "start": 5, "output": 6, "luminance": 10}  # of a picture, on the host, at the same time
 
 
@@ -255,8 +256,16 @@ class Needs:
     def _phase(self, name: str, size: Size, network: Bytes, arrays: Bytes, copies: Bytes, host: Bytes) -> Phase:
         """Arrays of the engine, and copies on the host, of a picture's size; a tiled engine has them on disk, and what
         is small enough for memory in that of the host."""
-        in_memory = self.engine.in_memory
-        found, copied = ({k: in_memory(n) for k, n in given.items()} for given in (arrays, copies))
+        in_memory, on_disk = self.engine.in_memory, not self.engine.in_memory(self._picture(size))
+
+        def held(buffer: str, count: int) -> int:
+            if buffer in _MATRICES_OF_TARGETS:
+                return count
+            if buffer.startswith(("content targets", "level")):
+                return in_memory(count)
+            return 0 if on_disk else count
+
+        found, copied = ({k: held(k, n) for k, n in given.items()} for given in (arrays, copies))
         disk = sum(arrays.values()) + sum(copies.values()) - sum(found.values()) - sum(copied.values())
         if isinstance(self.network, TiledNetwork):
             disk += self.network.on_disk(*size)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import fast, images
+from ..disk import check_room
 from ..engines import Engine
 from ..errors import OptionError
 from ..images import Picture
@@ -15,6 +16,7 @@ from ..objective import Objective
 from ..pretrained import Weights, load_fast_weights
 from .ladder import Rung
 from .loop import Loop
+from .one_pass import check_memory
 from .prepare import prepare
 from .progress import Progress
 from .record import made_with, named, named_masks
@@ -171,6 +173,8 @@ def stylize(
         options=options,
     )
     prepared.needs.check(prepared.plan)
+    if prepared.plan.disk:
+        check_room(prepared.plan.disk)
     pictures, engine, rungs, history = prepared.pictures, prepared.engine, prepared.plan.rungs, prepared.plan.history
     settings = {
         "size": size,
@@ -204,6 +208,9 @@ def stylize(
     }
     if fast_weights is not None:
         metadata["start"] = {"name": fast_weights.name, "sha256": fast_weights.sha256}
+    network = None if fast_weights is None else fast.network(fast_weights, engine)
+    if network is not None:
+        check_memory(network, engine, rungs[-1].size)
     loop = Loop(
         pictures,
         prepared.weights,
@@ -218,7 +225,7 @@ def stylize(
         Clock(snapshot_every),
         stop or (lambda: False),
         prepared.needs.network,
-        None if fast_weights is None else fast.network(fast_weights, engine),
+        network,
     )
     return loop.run(on_start, resume)
 
@@ -226,7 +233,7 @@ def stylize(
 def _tiled(snapshot: str | Path) -> int | str:
     """The tiles of the run that a snapshot is of: other ones round otherwise."""
     with open_snapshot(snapshot) as (record, _):
-        return record["tile"]
+        return record.get("tile", "auto")
 
 
 def _fitted(snapshot: str | Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class TiledNetwork(Network):
         small = all(plan.single for plan in found) and sum(self._buffers(plan) for plan in found) <= self.tiling.most(
             self.networks[0]
         )
-        for plan in found if small else found[len(found) - self.tiling.whole :]:
+        for plan in found if small else found[len(found) - self.tiling.in_one_piece(len(found)) :]:
             plan.resident = plan.single
         return found
 
@@ -307,8 +307,8 @@ class TiledNetwork(Network):
             for tile in plan.backward:
                 window = None if plan.resident else cut(source, tile.window)
                 shares = list(self._shares(plan, tile, gradients))
-                above = None if plan.gradient is None else cut(plan.gradient, tile.window_at(plan.ending_stride))
-                own = work.backward(plan.network, self.engine.base, window, shares, above, tile.own_at(1))
+                back = None if plan.gradient is None else cut(plan.gradient, tile.window_at(plan.ending_stride))
+                own = work.backward(plan.network, self.engine.base, window, shares, back, tile.own_at(1))
                 paste(out, tile.own_of_all(1), own)
         return self._gradient
 
@@ -338,7 +338,7 @@ class TiledNetwork(Network):
         return height * width
 
     def guide(self, tap: str, weights: np.ndarray) -> Guide:
-        return Guide(np.array(weights, self.engine.dtype))
+        return Guide(self.engine.array(weights))
 
     def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         return self._found("gram", tap, guide).astype(self.engine.dtype)

@@ -52,9 +52,14 @@ class Tiling:
 
     def sides(self, networks: Sequence[Network]) -> list[int]:
         """Pixels of a tile's side, for each part."""
-        most, tiled = self.most(networks[0]), len(networks) - self.whole
+        whole = self.in_one_piece(len(networks))
+        most, tiled = self.most(networks[0]), len(networks) - whole
         found = [self.side] + [_largest(network, most, self.side) for network in networks[1:tiled]]
-        return found + [ENDLESS] * self.whole
+        return found + [ENDLESS] * whole
+
+    def in_one_piece(self, parts: int) -> int:
+        """How many of so many parts are; the first one always comes in tiles."""
+        return min(self.whole, parts - 1)
 
 
 def _bytes(network: Network, side: int) -> int:
