@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,6 +146,33 @@ def test_the_tiles_are_as_many_as_keep_the_workers_busy(weights, joined, monkeyp
     monkeypatch.setattr(joined.cluster, "memory", lambda: 1000)
     with pytest.raises(DeviceError, match=r"expected workers with .* found .*; take a smaller"):
         network.fit(4096, 4096, [128])
+
+
+def heard_of(cluster, monkeypatch, count):
+    """Results of so many tasks that say a line each, with the lines that are heard by then."""
+    lines = []
+    monkeypatch.setattr(cluster, "driver", f"a driver of {count}")
+    tasks = [(cluster.driver, f"line {i}") for i in range(count)]
+    # The tasks end between two looks at the lines
+    for i, _ in cluster.spread(member.say, tasks, lines.append, lambda: time.sleep(0.3) or False):
+        yield i, list(lines)
+
+
+def test_what_a_task_says_last_is_heard_before_its_result(cluster, monkeypatch):
+    found = dict(heard_of(cluster, monkeypatch, 4))
+    assert found.keys() == set(range(4))
+    assert all(f"line {i}" in lines for i, lines in found.items())
+
+
+def test_workers_are_told_to_stop_where_the_driver_ends_before_them(cluster, monkeypatch):
+    begun = heard_of(cluster, monkeypatch, 5)
+    next(begun)
+    stopping = cluster.client.run(member.stopping, cluster.driver)
+    assert not any(stopping.values())
+    begun.close()
+    stopping = cluster.client.run(member.stopping, cluster.driver)
+    assert stopping
+    assert all(stopping.values())
 
 
 # -- what dies -------------------------------------------------------------------------------------------------------

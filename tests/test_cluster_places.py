@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from types import SimpleNamespace
 
 import pytest
 from command_desk import desk_fixture, furniture_fixture, main, one_line  # noqa: F401
 
+from nstcore.commands import spread
 from nstcore.commands.spread import cluster_of
-from nstcore.engines.cluster import Cluster
+from nstcore.engines.cluster import Cluster, serve
 from nstcore.engines.cluster.address import Place, read_place
+from nstcore.engines.memory import free_memory
 from nstcore.errors import DeviceError, OptionError
+from nstcore.version import __version__
 
 pytest.importorskip("distributed")
 
@@ -88,3 +92,41 @@ def test_pictures_are_spread_where_several_name_one_cluster():
     assert cluster_of(jobs[:1]) is None
     assert cluster_of(jobs[:3]) is None
     assert cluster_of(jobs[3:] * 2) is None
+
+
+def test_a_worker_plans_for_its_share_of_the_memory_and_for_its_own_version(tmp_path, monkeypatch):
+    def plan(job, *_):
+        return spread.Outcome(job, "made", str(free_memory(tmp_path)))
+
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 9000 kB\n")
+    monkeypatch.setattr(spread, "attempted", plan)
+    monkeypatch.setattr(spread, "_studios", {})
+    monkeypatch.chdir(tmp_path)
+    given = "job", "1/1", str(tmp_path), "driver", True
+    assert spread._paint(*given, 3, __version__) == ("made", str(3000 * 1024), 0.0)
+    assert free_memory(tmp_path) == 9000 * 1024
+    state, note, _ = spread._paint(*given, 3, "0.0.1")
+    assert state == spread.FAILED
+    assert note == f"the worker has nstcore {__version__}, this is 0.0.1"
+
+
+def test_a_worker_listens_where_its_scheduler_reaches_it_over_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    assert serve._own_address("tcp://[::1]:8786") == "[::1]"
+
+
+def test_a_worker_listens_where_its_scheduler_reaches_it(monkeypatch):
+    assert serve._own_address("tcp://127.0.0.1:8786") == "127.0.0.1"
+    assert serve._own_address("tls://localhost:8786") == "127.0.0.1"
+
+    def nowhere(*_, **__):
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    with pytest.raises(DeviceError, match=r"^worker: expected a scheduler at tcp://nowhere:1, .*: Name or service not"):
+        serve._own_address("tcp://nowhere:1")

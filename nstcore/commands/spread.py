@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from ..version import __version__
 from .batch import FAILED, LEFT, STOPPED, Outcome, attempted, paint
 from .ends import Ends
 from .job import Job
@@ -37,9 +38,10 @@ def paint_all(jobs: Sequence[Job], studio: Studio) -> list[Outcome]:
     """What `batch.paint_all` does, by all the workers of the jobs' cluster."""
     cluster = studio.machines.cluster(jobs[0].settings)
     count, folder = len(jobs), os.getcwd()
-    tasks = [
-        (job, f"{i}/{count} {job.output.name}", folder, cluster.driver, studio.quiet) for i, job in enumerate(jobs, 1)
-    ]
+    cluster.living()
+    sharers = min(count, max(cluster.neighbours().values(), default=1))  # pictures at once in one machine's memory
+    given = folder, cluster.driver, studio.quiet, sharers, __version__
+    tasks = [(job, f"{i}/{count} {job.output.name}", *given) for i, job in enumerate(jobs, 1)]
     found: dict[int, Outcome] = {}
 
     def hear(line: str) -> None:
@@ -119,8 +121,14 @@ _ONE = threading.Lock()  # picture at a time, also at a worker that was started 
 _studios: dict[str, _Studio] = {}  # of the last driver: what one picture loads, the next one need not
 
 
-def _paint(job: Job, name: str, folder: str, driver: str, quiet: bool) -> tuple[str, str, float]:
+def _paint(
+    job: Job, name: str, folder: str, driver: str, quiet: bool, sharers: int, version: str
+) -> tuple[str, str, float]:
     """State, note and seconds of one picture."""
+    from ..engines import memory
+
+    if version != __version__:
+        return FAILED, f"the worker has nstcore {__version__}, this is {version}", 0.0
     with _ONE:
         if driver not in _studios:
             _studios.clear()
@@ -134,9 +142,12 @@ def _paint(job: Job, name: str, folder: str, driver: str, quiet: bool) -> tuple[
             return FAILED, f"{folder}: this folder is not on the worker; all machines need the same ones", 0.0
         out: Any = _Stream(driver, _OUTPUT)
         err: Any = _Stream(driver, _ERROR)
+        memory.sharers = sharers
         with redirect_stdout(out), redirect_stderr(err):
             try:
                 outcome = attempted(job, studio, name, paint)
             except KeyboardInterrupt:
                 return STOPPED, "before there was anything to keep", 0.0
+            finally:
+                memory.sharers = 1
         return outcome.state, outcome.note, outcome.seconds

@@ -21,11 +21,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Compute tiles for `run --cluster ADDRESS` until the scheduler there ends, or Ctrl-C. One process "
         "for each GPU, or for each machine without one. With --scheduler: be the scheduler between the workers and the "
         "run. Whoever can reach a scheduler can run programs on it and on its workers: keep it on the loopback address "
-        "(the default), inside a network that is trusted, or behind Dask's TLS (tls://HOST:PORT).",
+        "(the default; every user of this machine reaches it), or inside a network that is trusted. It speaks tcp://, "
+        "without encryption; for tls:// start Dask's own scheduler, with certificates in Dask's configuration.",
     )
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("address", nargs="?", metavar="ADDRESS", help="tcp://HOST:PORT of the scheduler, or a scheduler file")
+    add("address", nargs="?", metavar="ADDRESS", help="tcp://HOST:PORT (or tls:) of the scheduler, or a scheduler file")
     add(
         "--scheduler",
         metavar="[HOST:]PORT",

@@ -8,16 +8,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+sharers = 1  # processes that paint on this machine at once: each may take its share of what is free
+
 
 def free_memory(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still take, or None where the system does not say.
 
-    The least of what the machine has available, and of what the control groups of a container and the limits of the
-    process (`ulimit -d`, `ulimit -v`) leave. Linux's files below `root`; elsewhere the free pages, where the system
-    counts them.
+    The least of what the machine has available and what the control groups of a container leave, both shared with
+    other `sharers`, and of what the limits of the process (`ulimit -d`, `ulimit -v`) leave. Linux's files below `root`;
+    elsewhere the free pages, where the system counts them.
     """
-    left = _least((_available(root), _left_in_group_v2(root), _left_in_group_v1(root), _left_of_limits(root)))
-    return _free_pages() if left is None else max(0, left)
+    free = _least((_available(root), _left_in_group_v2(root), _left_in_group_v1(root)))
+    own = _left_of_limits(root)
+    if free is None and own is None:
+        free = _free_pages()
+    left = _least((None if free is None else free // sharers, own))
+    return None if left is None else max(0, left)
 
 
 def held_memory() -> tuple[int, int] | None:

@@ -1,14 +1,15 @@
 """Tiles on many machines: an engine whose networks are computed by the workers of a cluster (Dask's `distributed`).
 
-        with Cluster("local:3") as cluster:                     or tcp://HOST:PORT, or a scheduler file
+        with Cluster("local:3") as cluster:                     or tcp://HOST:PORT, tls://, or a file
             nstcore.stylize(content, style, engine=ClusterEngine(cluster))
 
 The process that paints, the driver, holds the picture and the optimizer; the workers compute tiles, each with an engine
 of its own. See `network` for what goes to and fro.
 
 Whoever can reach a scheduler can run what they like on it and on its workers: that is what it is for. So everything
-listens on the loopback address, unless another one is given; a scheduler that others can reach belongs into a network
-that is trusted, or behind the certificates of Dask's TLS (tls://HOST:PORT).
+listens on the loopback address, unless another one is given. Other machines do not reach that one, but every user of
+this machine does. A scheduler that others can reach belongs into a network that is trusted, or behind certificates:
+then it is Dask's own (`dask scheduler`, tls://HOST:PORT), and Dask's configuration says which certificates they are.
 """
 
 from __future__ import annotations

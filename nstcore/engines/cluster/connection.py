@@ -40,14 +40,13 @@ class Cluster:
     Parameters
     ----------
     where : str
-        "local:N", "tcp://HOST:PORT", or a scheduler file.
+        "local:N", "tcp://HOST:PORT" or "tls://HOST:PORT", or a scheduler file.
     device : str
         Of workers of our own; others have theirs.
     precision : str, optional
         Of all; without it, each device's usual one.
     threads : int, optional
         Of workers of our own; without it, they share the cores.
-
     tell : callable (line), optional
         Told what happens beside the work.
 
@@ -289,7 +288,8 @@ class Cluster:
         arguments : sequence of tuple
         hear : callable (line)
         stop : callable () -> bool
-            As soon as it says True, `member.stopping` does so at the workers.
+            As soon as it says True, `member.stopping` does so at the workers; also when this ends before its time, as
+            with an error.
 
         Yields
         ------
@@ -300,22 +300,34 @@ class Cluster:
         self.client.subscribe_topic(self.driver, lambda event: lines.put(event[1]))
         tasks = {i: self.client.submit(function, *a, pure=False) for i, a in enumerate(arguments)}
         told = False
-        while tasks:
-            self.living()
+
+        def heard() -> None:
             while not lines.empty():
                 hear(lines.get())
-            if stop() and not told:
-                told = True
-                with suppress(Lost):
-                    self.watched(self._stop(), ())
-            for i, task in list(tasks.items()):
-                if task.status in ("lost", "cancelled"):
-                    tasks[i] = self.client.submit(function, *arguments[i], pure=False)
-                elif task.status in ("finished", "error"):
+
+        try:
+            while tasks:
+                self.living()
+                heard()
+                if stop() and not told:
+                    told = True
                     with suppress(Lost):
-                        yield i, self.watched(self._outcome(task), ())
-                        del tasks[i]
-            time.sleep(POLL)
+                        self.watched(self._stop(), ())
+                for i, task in list(tasks.items()):
+                    if task.status in ("lost", "cancelled"):
+                        tasks[i] = self.client.submit(function, *arguments[i], pure=False)
+                    elif task.status in ("finished", "error"):
+                        with suppress(Lost):
+                            outcome = self.watched(self._outcome(task), ())
+                            del tasks[i]
+                            heard()  # what it said comes before what it came to
+                            yield i, outcome
+                time.sleep(POLL)
+        finally:
+            # An error, or an end at once: workers that are not ours go on painting unless they are told
+            if tasks and self.client.status == "running":
+                with suppress(Exception):
+                    asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(2)
 
     async def _stop(self) -> None:
         """Tell all workers to stop, now: not as a task, which would wait for its turn."""

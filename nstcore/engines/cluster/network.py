@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import vgg
-from ...disk import release
 from ...errors import DeviceError, RunError
 from ...files import shown_bytes
 from ...pretrained.weights import Weights
@@ -35,7 +34,8 @@ from ..base import EVERYWHERE, Asked
 from ..tiled.geometry import Tile
 from ..tiled.network import Gradients, Guide, Measured, PartPlan, TiledNetwork
 from ..tiled.tiling import Tiling
-from ..tiled.work import ALL, Tree
+from ..tiled.windows import cut, paste
+from ..tiled.work import Tree
 from . import member
 from .connection import ATTEMPTS, Lost
 from .messages import Ask, Load, Missing, Order, Recipe, Send, Shares
@@ -154,7 +154,7 @@ class ClusterNetwork(TiledNetwork):
         """See `Network.features`; they are computed again, all of them."""
         self._there()
         found = self._passed([Asked("keep", tap)]).kept[tap]
-        return np.ascontiguousarray(found[ALL + window])
+        return np.ascontiguousarray(cut(found, window))
 
     def _passed(self, asked: Sequence[Asked]) -> Measured:
         """One forward pass of every tile, and what it found."""
@@ -175,13 +175,12 @@ class ClusterNetwork(TiledNetwork):
             kept = [ask for ask in asks[n] if ask.what == "keep"]
             owner, load = self._owners[n], self._load(n, arrays)
             sent = await self.cluster.scattered(load, owner)
-            release(self._pixels)
             future = self.cluster.submit(member.forward, self._order(n), sent, [*groups, kept], worker=owner)
             if kept:
                 answers = (await self.cluster.result(future))[-1]
                 for ask in kept:
                     own = plan.forward[n].own_of_all(self._stride(plan, ask.tap))
-                    found.kept[ask.tap][ALL + own] = answers[ask.key]
+                    paste(found.kept[ask.tap], own, answers[ask.key])
             futures[n], self._at[n] = (future, owner), owner
             self._known.setdefault((owner, n), set()).update(load.new)
 
@@ -198,7 +197,6 @@ class ClusterNetwork(TiledNetwork):
                 a = asked[key]
                 tree = found.sums[a.what, a.tap, id(a.target if a.what == "distance" else a.guide)] = Tree(np.add)
                 tree.add(value)
-        release(self._pixels, *found.kept.values())
         return found
 
     async def _sums(
@@ -247,13 +245,12 @@ class ClusterNetwork(TiledNetwork):
 
         async def send(n: int, shares: Any) -> None:
             tile, owner, sent = plan.backward[n], self._owners[n], None
-            if self._at.get(n) != owner or self._load(n, arrays).new:  # the tile has moved: it is to be sent again
+            if self._at.get(n) != owner or self._new(n, arrays):  # the tile has moved: it is to be sent again
                 self._known.pop((owner, n), None)
                 load = self._load(n, arrays)
                 sent = await self.cluster.scattered(load, owner)
             future = self.cluster.submit(member.backward, self._order(n), shares, tile.own_at(1), sent, worker=owner)
-            self._gradient[ALL + tile.own_of_all(1)] = await self.cluster.result(future)
-            release(self._pixels, self._gradient)
+            paste(self._gradient, tile.own_of_all(1), await self.cluster.result(future))
             if sent is not None:
                 self._at[n] = owner
                 self._known.setdefault((owner, n), set()).update(load.new)
@@ -322,7 +319,12 @@ class ClusterNetwork(TiledNetwork):
         return self._names[array]
 
     def _load(self, n: int, arrays: Iterable[tuple[str, Any]]) -> Load:
-        """The window of a tile, and what its owner has not got yet of targets and guides, each of a tap."""
+        """The window of a tile, and what its owner has not got yet."""
+        window = self.plans[0].forward[n].window
+        return Load(np.ascontiguousarray(cut(self._pixels, window)), self._new(n, arrays))
+
+    def _new(self, n: int, arrays: Iterable[tuple[str, Any]]) -> dict[int, np.ndarray]:
+        """What the owner of a tile has not got yet of targets and guides, each of a tap: in the tile's window."""
         (plan,) = self.plans
         tile, new = plan.forward[n], {}
         known = self._known.get((self._owners[n], n), set())
@@ -330,9 +332,9 @@ class ClusterNetwork(TiledNetwork):
             number = self._name(array)
             if number is not None and number not in known:
                 window = tile.window_at(self._stride(plan, tap))
-                values = array.w[window] if isinstance(array, Guide) else array.P[ALL + window]
+                values = array.w[window] if isinstance(array, Guide) else cut(array.P, window)
                 new[number] = np.ascontiguousarray(values)
-        return Load(np.ascontiguousarray(self._pixels[ALL + tile.window]), new)
+        return new
 
     async def _each(self, numbers: Iterable[int], send: Callable[[int], Coroutine[Any, Any, Any]]) -> None:
         """Of tiles, a few at a time for each worker; the first failure ends the others."""

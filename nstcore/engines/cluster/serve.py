@@ -56,7 +56,7 @@ class _Served:
     """A worker's event loop, in a thread of its own: the main thread is for signals."""
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self._address, self._host = address, _own_address(address)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._worker: Any = None
@@ -73,13 +73,9 @@ class _Served:
             ) from None
 
     async def _joined(self) -> None:
-        from distributed.utils import get_ip
-
-        place = urlsplit(self._address)
-        host = get_ip(place.hostname, place.port)  # listens where the scheduler reaches it, nowhere else
         with our_way():
             self._worker = await library().Worker(
-                self._address, nthreads=1, host=host, memory_limit=0, death_timeout=_FOUND, **NO_PAGE
+                self._address, nthreads=1, host=self._host, memory_limit=0, death_timeout=_FOUND, **NO_PAGE
             )
 
     def wait(self) -> None:
@@ -98,6 +94,30 @@ class _Served:
 
     def _run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _own_address(scheduler: str) -> str:
+    """The address of this machine from which packets go to a scheduler: a worker listens there, and nowhere else.
+
+    Raises
+    ------
+    DeviceError
+        If no way leads there.
+    """
+    place, why = urlsplit(scheduler), "it has no address"
+    try:
+        found = socket.getaddrinfo(place.hostname, place.port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        found, why = [], str(error)
+    for family, kind, protocol, _, address in sorted(found, key=lambda way: way[0] != socket.AF_INET):
+        try:
+            with socket.socket(family, kind, protocol) as s:
+                s.connect(address)  # sends nothing
+                own = str(s.getsockname()[0])
+                return f"[{own}]" if family == socket.AF_INET6 else own
+        except OSError as error:
+            why = str(error)
+    raise DeviceError(f"worker: expected a scheduler at {scheduler}, which this machine cannot reach: {why}")
 
 
 def schedule(host: str, port: int, say: Callable[[str], object]) -> None:
