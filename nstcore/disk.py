@@ -88,6 +88,13 @@ def fill(array: np.ndarray, value: float) -> None:
         release(array)
 
 
+def copy(source: Any, out: Any) -> None:
+    """out = source, both (..., H, W), strip by strip; either may be a dataset of h5py."""
+    for rows in strips(source if isinstance(source, np.ndarray) else out):
+        out[..., rows, :] = source[..., rows, :]
+        release(*(a for a in (source, out) if isinstance(a, np.ndarray)))
+
+
 def check_room(need: int, folder: str | Path | None = None) -> None:
     """Refuse, before any work, a disk that has less than `need` bytes left for arrays.
 

@@ -43,10 +43,7 @@ def write_snapshot(path: str | Path, record: Mapping[str, Any], arrays: Arrays) 
                 file.create_dataset("record", data=np.frombuffer(json.dumps(record).encode(), np.uint8))
                 for name, make in arrays.items():
                     array = make()
-                    stored = file.create_dataset(name, array.shape, array.dtype)
-                    for rows in disk.strips(array):
-                        stored[..., rows, :] = array[..., rows, :]
-                        disk.release(array)
+                    disk.copy(array, file.create_dataset(name, array.shape, array.dtype))
         except (RuntimeError, ValueError) as error:  # how h5py words some refusals of the operating system
             raise OutputError(f"{path}: the snapshot cannot be written: {' '.join(str(error).split())}") from None
         with part.open("rb+") as file:
@@ -80,9 +77,7 @@ def open_snapshot(path: str | Path) -> Iterator[tuple[dict[str, Any], Callable[[
 def _read(stored: h5py.Dataset) -> np.ndarray:
     """An array; a large one on disk again."""
     array = disk.new_array(stored.shape, stored.dtype)
-    for rows in disk.strips(array):
-        array[..., rows, :] = stored[..., rows, :]
-        disk.release(array)
+    disk.copy(stored, array)
     return array
 
 

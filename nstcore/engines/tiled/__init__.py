@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import vgg
-from ...disk import disk_array, on_disk, release, strips
+from ...disk import copy, disk_array, on_disk, release, strips
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
 from ..cpu import CpuEngine
@@ -91,9 +91,7 @@ class TiledEngine(Engine):
         if not on_disk(out):
             out[...] = a
             return out
-        for rows in strips(out):
-            out[..., rows, :] = a[..., rows, :]
-            release(out, a)
+        copy(a, out)
         return out
 
     def asarray(self, a: Any) -> np.ndarray:
