@@ -87,9 +87,9 @@ class _Studio(Studio):
 
     def engine(self, settings: Settings) -> Engine:
         """See `Studio.engine`."""
-        from ..engines.cluster import member
+        from ..engines.cluster import pieces
 
-        return member.OWN.engine(settings["precision"])
+        return pieces.OWN.engine(settings["precision"])
 
 
 class _Stream:

@@ -73,6 +73,7 @@ class Loop:
         self.snapshot, self.clock, self.stop, self.network = snapshot, clock, stop, network
         self.fast = fast
         self._painting: Painting | None = None  # the last one that has something to show
+        self._safe: tuple[np.ndarray, Terms] | None = None  # the picture of the last snapshot, of a volatile engine
 
     # -- the whole ----------------------------------------------------------------------------------------------------
 
@@ -92,8 +93,7 @@ class Loop:
             if isinstance(error, OutputError) and self._painting is None:
                 raise  # nothing is there that could be lost
             reason = "not enough memory; take a smaller size" if isinstance(error, MemoryError) else str(error)
-            kept = None if self._painting is None else self._result(reason)
-            raise FailedRun(reason, kept) from error
+            raise FailedRun(reason, self._rescued(reason)) from error
         finally:
             self._painting = None  # a painting knows its loop: memory would wait for the garbage collector
 
@@ -188,29 +188,49 @@ class Loop:
         assert self.fast is not None
         return one_pass(self.fast, self.pictures, size, blend)
 
-    def _result(self, status: str, interrupted: bool = False) -> Result:
-        painting, progress = self._painting, self.progress
-        assert painting is not None
-        assert painting.terms is not None
-        height, width = painting.objective.shape[1:]
+    def _rescued(self, reason: str) -> Result | None:
+        """The picture at hand after a failure; where it has gone, too, that of the last snapshot."""
+        if self._painting is None:
+            return None
+        try:
+            return self._result(reason)
+        except RunError:
+            return None if self._safe is None else self._result(reason, shown=self._safe)
+
+    def _shown(self) -> tuple[np.ndarray, Terms]:
+        """The picture at hand, and its losses."""
+        assert self._painting is not None
+        assert self._painting.terms is not None
+        return self._painting.pixels(), self._painting.terms
+
+    def _result(
+        self, status: str, interrupted: bool = False, shown: tuple[np.ndarray, Terms] | None = None
+    ) -> Result:
+        pixels, terms = shown or self._shown()
+        progress = self.progress
         metadata = self.metadata | {
-            "losses": {"start": asdict(progress.losses[0]), "end": asdict(painting.terms)},
+            "losses": {"start": asdict(progress.losses[0]), "end": asdict(terms)},
             "evaluations": len(progress.losses),
             "status": status,
             "events": progress.events,
         }
-        alpha, pixels = self.pictures.alpha((height, width)), painting.pixels()
-        return Result(pixels, alpha, painting.terms, progress.losses, metadata, status, interrupted, progress.seconds)
+        alpha = self.pictures.alpha((pixels.shape[1], pixels.shape[2]))
+        return Result(pixels, alpha, terms, progress.losses, metadata, status, interrupted, progress.seconds)
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
     def _between(self, painting: Painting, state: State) -> bool:
         """Between two iterations: write a snapshot where one is due; whether the run is to end."""
         self.progress.stopped = self.stop()
-        if self.snapshot is not None and (self.clock.due or self.progress.stopped) and painting.terms is not None:
+        volatile = self.engine.volatile
+        wanted = (self.snapshot is not None or volatile) and (self.clock.due or self.progress.stopped)
+        if wanted and painting.terms is not None:
             begin = time.monotonic()
+            if volatile:
+                self._safe = self._shown()
             try:
-                self._write(painting, state)
+                if self.snapshot is not None:
+                    self._write(painting, state)
             except OutputError as error:
                 self.progress.note(f"no snapshot this time: {error}")
             self.clock.wrote(time.monotonic() - begin)

@@ -23,6 +23,7 @@ from typing import Any
 
 from .. import images, vgg
 from ..engines import Engine, Network
+from ..engines.cluster import ClusterEngine
 from ..engines.memory import free_memory, held_memory
 from ..engines.tiled import TiledEngine, TiledNetwork
 from ..errors import OptionError
@@ -41,6 +42,8 @@ _PIXEL = 12  # bytes: RGB, float32
 _DOUBLE = 8
 # Square matrices of float64 that a style loss computes with, as large as the widest layer's Gram matrix
 _MATRICES = {"gram": 3, "centred": 6, "mean-std": 6, "w2": 14}
+# What the driver of a cluster has itself; all other arrays of a picture's size lie with the workers
+_OF_A_DRIVER = ("content targets", "style targets", "gradients of Gram matrices", "guides", "level")
 _MATRICES_OF_TARGETS = ("style targets", "gradients of Gram matrices")  # never on disk
 _COPIES = {"targets": 2, "start": 5, "output": 6, "luminance": 10}  # of a picture, on the host, at the same time
 
@@ -257,6 +260,10 @@ class Needs:
         """Arrays of the engine, and copies on the host, of a picture's size; a tiled engine has them on disk, and what
         is small enough for memory in that of the host."""
         in_memory, on_disk = self.engine.in_memory, not self.engine.in_memory(self._picture(size))
+        every = arrays
+        if isinstance(self.engine, ClusterEngine):
+            arrays = {name: count for name, count in every.items() if name.startswith(_OF_A_DRIVER)}
+        workers = sum(every.values()) - sum(arrays.values())
 
         def held(buffer: str, count: int) -> int:
             if buffer in _MATRICES_OF_TARGETS:
@@ -270,8 +277,8 @@ class Needs:
         if isinstance(self.network, TiledNetwork):
             disk += self.network.on_disk(*size)
         if isinstance(self.engine, TiledEngine) and self.network.apart:
-            return Phase(name, size, network, {**found, **copied, **host}, disk)
-        return Phase(name, size, {**network, **found}, {**copied, **host}, disk)
+            return Phase(name, size, network, {**found, **copied, **host}, disk, workers)
+        return Phase(name, size, {**network, **found}, {**copied, **host}, disk, workers)
 
     def _large_enough(self, size: Size) -> Size:
         """For a style that is too small for the network, which the objective will refuse in its own words."""

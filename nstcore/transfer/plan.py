@@ -27,6 +27,8 @@ class Phase:
         the engine's is `apart`.
     disk : int
         Bytes of arrays that lie on disk.
+    workers : int
+        Bytes of arrays that lie with the workers of a cluster, each counted once.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Phase:
     engine: Bytes = field(repr=False)
     host: Bytes = field(repr=False)
     disk: int = 0
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,11 @@ class Plan:
     def disk(self) -> int:
         """Bytes that will lie on disk, at most."""
         return max(phase.disk for phase in self.phases)
+
+    @property
+    def workers(self) -> int:
+        """Bytes of arrays with the workers of a cluster, at most."""
+        return max(phase.workers for phase in self.phases)
 
     @property
     def fits(self) -> bool:

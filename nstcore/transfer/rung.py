@@ -229,18 +229,18 @@ class Painting:
 
     # -- what there is to show ----------------------------------------------------------------------------------------
 
+    def _reached(self) -> Any:
+        """The average of the iterates, or the best one where there is none: an array of the engine."""
+        mean = None if self._average is None else self._average.mean
+        return self.best if mean is None else mean
+
     def picture(self) -> np.ndarray:
-        """What has been reached (3, H, W): the average of the iterates, or the best one where there is none."""
-        found = self.best
-        if self._average is not None and self._average.mean is not None:
-            found = self._average.mean
-        return self.objective.engine.numpy(found)
+        """What has been reached (3, H, W)."""
+        return self.objective.engine.numpy(self._reached())
 
     def pixels(self) -> np.ndarray:
         """The same, as it is to be shown: protected parts and colours as they were asked for."""
-        return self.finished(
-            self.objective.engine.numpy(self.objective.composed(self.objective.engine.array(self.picture())))
-        )
+        return self.finished(self.objective.engine.numpy(self.objective.composed(self._reached())))
 
     def settle(self) -> None:
         """Take the average for the best picture if its loss is lower."""

@@ -83,7 +83,7 @@ def _on_a_cluster(
     needs = needs_of(engine)
     assert isinstance(needs.network, ClusterNetwork)
     sides = [side] if side is not None else range(SMALLEST_TILE, max(SMALLEST_TILE, *wanted) + TILE_STEP, TILE_STEP)
-    needs.network.fit(*wanted, sides)
+    needs.network.fit(*wanted, sides, needs.plan(wanted).workers)
     plan = needs.plan(wanted)
     if fit and not plan.fits:
         plan = needs.largest(wanted)

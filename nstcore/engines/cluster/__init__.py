@@ -3,8 +3,9 @@
         with Cluster("local:3") as cluster:                     or tcp://HOST:PORT, tls://, or a file
             nstcore.stylize(content, style, engine=ClusterEngine(cluster))
 
-The process that paints, the driver, holds the picture and the optimizer; the workers compute tiles, each with an engine
-of its own. See `network` for what goes to and fro.
+The workers own tiles: their pixels, their gradient, what the optimizer knows of them; each computes with an engine of
+its own. The process that paints, the driver, says what is to be done, and sees no more than statistics, unless somebody
+wants to see the picture. See `network` for what goes to and fro, `arrays` for what becomes of a worker that dies.
 
 Whoever can reach a scheduler can run what they like on it and on its workers: that is what it is for. So everything
 listens on the loopback address, unless another one is given. Other machines do not reach that one, but every user of
@@ -15,14 +16,24 @@ then it is Dask's own (`dask scheduler`, tls://HOST:PORT), and Dask's configurat
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from ... import vgg
 from ...pretrained.weights import Weights
 from .. import create
 from ..base import Engine, Network
 from ..tiled import TiledEngine, Tiling
+from ..tiled.geometry import blocks, framed, within
+from ..tiled.tiling import GRID
+from ..tiled.windows import Window
+from .arrays import Changed, ClusterArray, Out, Seen
 from .connection import Cluster
+from .layout import Layout
+from .messages import Each
 from .network import ClusterNetwork
+from .vectors import ClusterVectors
 
 __all__ = ["Cluster", "ClusterEngine", "ClusterNetwork", "host_engine"]
 
@@ -51,15 +62,18 @@ class ClusterEngine(TiledEngine):
         Of the workers, where not the cluster's.
     """
 
+    volatile = True
+
     def __init__(
         self, cluster: Cluster, base: Engine | None = None, side: int = 512, precision: str | None = None
     ) -> None:
         # Not cut, so that the features can stay with the workers
-        tiling = Tiling(side, cuts=(), keep=True)
+        tiling = Tiling(side, cuts=(), keep=True, grid=GRID)
         super().__init__(base or host_engine("auto", cluster.precision, None), tiling)
         self.cluster = cluster
         self.asked = precision or cluster.precision
         self.precision = self.asked or self.base.precision
+        self.vectors = ClusterVectors(cluster.store, self.asked, self.host.vectors)
 
     def describe(self) -> str:
         return f"workers with {self.cluster.describe() or self.base.describe()}, tiles of {self.tiling.side} pixels"
@@ -73,3 +87,59 @@ class ClusterEngine(TiledEngine):
         if self.precision not in NARROW:
             return None
         return ClusterEngine(self.cluster, self.base, self.tiling.side, "float32")
+
+    # -- arrays -------------------------------------------------------------------------------------------------------
+
+    def layout(self, height: int, width: int) -> Layout:
+        return self.cluster.store.layout(height, width, self.tiling.side)
+
+    def array(self, a: np.ndarray) -> Any:
+        """A picture, (3, H, W), goes to the workers; any other array stays here."""
+        if a.ndim != 3:
+            return super().array(a)
+        out = self.cluster.store.new(self.layout(*a.shape[1:]), self.dtype)
+        self.cluster.store.send(a, out)
+        return out
+
+    def asarray(self, a: Any) -> Any:
+        return a if isinstance(a, ClusterArray) else super().asarray(a)
+
+    def numpy(self, a: Any) -> np.ndarray:
+        if isinstance(a, ClusterArray):
+            return self.cluster.store.fetch(a, self.new(a.shape))
+        return super().numpy(a)
+
+    # -- the objective's ----------------------------------------------------------------------------------------------
+
+    def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
+        layout, windows, size = gradient.layout, *_of(gradient)
+        seen = [framed(window, size) for window in windows]
+        own = {n: within(windows[n], window) for n, window in enumerate(seen)}
+        return sum(
+            self._applied(layout, "total_variation", Seen(pixels, seen), Each(own), Changed(gradient), scale, diagonal)
+        )
+
+    def block_mean(self, pixels: Any, k: int) -> Any:
+        _, height, width = pixels.shape
+        layout = self.layout(-(-height // k), -(-width // k))
+        out = self.cluster.store.new(layout, self.dtype)
+        seen = [blocks(window, k, (height, width)) for window in _of(out)[0]]
+        self._applied(layout, "block_mean", Seen(pixels, seen), k, Out(out))
+        return out
+
+    def add_block_mean_gradient(self, dy: Any, k: int, gradient: Any) -> None:
+        layout, windows, size = gradient.layout, *_of(gradient)
+        small = [(slice(r.start // k, -(-r.stop // k)), slice(c.start // k, -(-c.stop // k))) for r, c in windows]
+        whole = [blocks(window, k, size) for window in small]
+        own = {n: within(window, whole[n]) for n, window in enumerate(windows)}
+        shapes = {n: tuple(s.stop - s.start for s in window) for n, window in enumerate(whole)}
+        self._applied(layout, "add_block_mean_gradient", Seen(dy, small), k, Each(own), Each(shapes), Changed(gradient))
+
+    def _applied(self, layout: Layout, name: str, *arguments: Any) -> list[Any]:
+        return self.cluster.store.apply(layout, self.asked, name, *arguments)
+
+
+def _of(array: ClusterArray) -> tuple[list[Window], tuple[int, int]]:
+    """Windows of an array's pieces, and its size."""
+    layout = array.layout
+    return [layout.window(n) for n in range(len(layout.tiles))], (layout.height, layout.width)

@@ -20,6 +20,7 @@ from ...version import __version__
 from ..cpu.team import available_cores
 from . import member
 from .address import hushed, library, read_place
+from .arrays import Lost, Store
 from .messages import Facts, Recipe
 from .processes import Processes
 
@@ -27,11 +28,6 @@ POLL = 0.2  # seconds between two looks at whether those that are waited for sti
 ANSWER = 10.0  # seconds in which a scheduler must answer at first
 SILENT = 30.0  # seconds after which a scheduler that does not answer is taken for dead
 PATIENCE = 60.0  # seconds that are waited for a worker where there is none
-ATTEMPTS = 100  # at one pass, before whatever stands in its way is taken to stay
-
-
-class Lost(Exception):
-    """Something that a worker had is gone; it is to be computed again."""
 
 
 class Cluster:
@@ -76,6 +72,7 @@ class Cluster:
         self.where, self.precision, self.patience = where, precision, PATIENCE
         self.tell = tell
         self.driver = uuid.uuid4().hex
+        self.store = Store(self)
         self.networks: weakref.WeakSet[Any] = weakref.WeakSet()  # of this driver: what workers may not drop
         self._numbers = itertools.count(1)
         self._begun: dict[int, set[str]] = {}  # by network
@@ -222,7 +219,11 @@ class Cluster:
 
     # -- networks -----------------------------------------------------------------------------------------------------
 
-    def begin(self, number: int, recipe: Recipe) -> list[str]:
+    def ready(self) -> list[str]:
+        """Workers that can be used, each once it has said what it is."""
+        return self.begin(0, None)
+
+    def begin(self, number: int, recipe: Recipe | None) -> list[str]:
         """Workers that have a network: all that can be used, each once it has been sent there."""
         begun = self._begun.setdefault(number, set())
         while True:
@@ -233,9 +234,12 @@ class Cluster:
             with suppress(Lost):
                 self.watched(self._begin(number, recipe, new), new)
 
-    async def _begin(self, number: int, recipe: Recipe, new: list[str]) -> None:
-        sent = await self.scattered(recipe, new[0])  # the others get it from there, and from one another
-        asked = {a: self.submit(member.begin, self.driver, number, sent, worker=a) for a in new}
+    async def _begin(self, number: int, recipe: Recipe | None, new: list[str]) -> None:
+        if recipe is None:
+            asked = {a: self.submit(member.hello, self.driver, self.precision, worker=a) for a in new}
+        else:
+            sent = await self.scattered(recipe, new[0])  # the others get it from there, and from one another
+            asked = {a: self.submit(member.begin, self.driver, number, sent, worker=a) for a in new}
         for address, future in asked.items():
             try:
                 facts = await self.result(future)
@@ -254,9 +258,9 @@ class Cluster:
         self._unfit[address] = f"{address} cannot be used: {' '.join(why.split())}"
         self.tell(f"cluster: {self._unfit[address]}")
 
-    def forget(self, number: int) -> None:
-        """What was believed of the workers' copies of a network; they are asked, and sent it again."""
-        self._begun[number] = set()
+    def forget(self) -> None:
+        """What was believed of the workers' copies of networks; they are asked, and sent them again."""
+        self._begun.clear()
 
     # -- work ---------------------------------------------------------------------------------------------------------
 

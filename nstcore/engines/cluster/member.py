@@ -1,9 +1,9 @@
 """What a worker of a cluster does: plain functions that the driver calls there, and what is kept between the calls.
 
-A worker keeps, for every network that was begun, its filters, and for every tile that it owns the window, the content
-targets and the guides. Where its memory allows, a tile has buffers of its own, too, in which the features stay from the
-statistics to the gradient; else the tiles take turns in one set of buffers, and the features are computed again: the
-same numbers, later.
+See `pieces` for the picture itself. A worker keeps, for every network that was begun, its filters, and for every tile
+that it owns the window, the content targets and the guides. Where its memory allows, a tile has buffers of its own,
+too, in which the features stay from the statistics to the gradient; else the tiles take turns in one set of buffers,
+and the features are computed again: the same numbers, later.
 
 What a driver does not count among the living is dropped when it next calls; what belongs to a driver that has not
 called for a while, when another one begins.
@@ -11,7 +11,6 @@ called for a while, when another one begins.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,33 +19,15 @@ from typing import Any
 import numpy as np
 
 from ...version import __version__
-from .. import create
 from ..base import Engine, Network
 from ..tiled import work
 from ..tiled.work import Question, Share, Window
-from .messages import Answers, Ask, Driver, Facts, Load, Missing, Order, Recipe, Send, Shares
+from . import pieces
+from .messages import Answers, Ask, Driver, Facts, Load, Made, Missing, Order, Recipe, Send, Shares
+from .pieces import LOCK
 
 IDLE = 600.0  # seconds after which a driver that has not called is taken for gone
 USABLE = 0.8  # of the free memory, for the buffers of one more tile
-
-_LOCK = threading.Lock()  # a worker that was started with several threads computes one thing at a time all the same
-
-
-@dataclass
-class Own:
-    """What this worker computes with, where the driver leaves it the choice."""
-
-    device: str = "auto"
-    threads: int | None = None
-    engines: dict[str | None, Engine] = field(default_factory=dict)  # by precision
-
-    def engine(self, precision: str | None) -> Engine:
-        if precision not in self.engines:
-            self.engines[precision] = create(self.device, precision, self.threads)
-        return self.engines[precision]
-
-
-OWN = Own()
 
 
 @dataclass
@@ -82,30 +63,39 @@ _STOPPING: set[Driver] = set()
 _KEPT: dict[tuple[Driver, int], Kept] = {}
 
 
-def begin(driver: Driver, number: int, recipe: Recipe) -> Facts:
-    """Prepare a network, and say what computes here."""
-    with _LOCK:
+def hello(driver: Driver, precision: str | None) -> Facts:
+    """What computes here, once what others have left is dropped."""
+    with LOCK:
         now = time.monotonic()
+        pieces.drop_idle(driver, IDLE)
         for key in [k for k, kept in _KEPT.items() if k[0] != driver and now - kept.called > IDLE]:
             del _KEPT[key]
-        engine = OWN.engine(recipe.precision)
+        engine = pieces.OWN.engine(precision)
+        return Facts(__version__, engine.describe(), engine.memory())
+
+
+def begin(driver: Driver, number: int, recipe: Recipe) -> Facts:
+    """Prepare a network, and say the same."""
+    with LOCK:
+        found, engine = hello(driver, recipe.precision), pieces.OWN.engine(recipe.precision)
         if (driver, number) not in _KEPT:
             network = engine.network(recipe.weights, recipe.taps, recipe.pooling)
-            _KEPT[driver, number] = Kept(engine, Bench(network), now)
-        return Facts(__version__, engine.describe(), engine.memory())
+            _KEPT[driver, number] = Kept(engine, Bench(network), time.monotonic())
+        return found
 
 
 def end(driver: Driver) -> None:
     """Drop all that belongs to a driver."""
-    with _LOCK:
+    with LOCK:
+        pieces.end(driver)
         for key in [k for k in _KEPT if k[0] == driver]:
             del _KEPT[key]
 
 
-def forward(order: Order, load: Load, asks: Sequence[Sequence[Ask]]) -> Answers:
+def forward(order: Order, load: Load, asks: Sequence[Sequence[Ask]], *taken: Sequence[np.ndarray]) -> Answers:
     """The answers to groups of questions about a tile's features."""
-    with _LOCK:
-        kept, tile = _taken(order, load)
+    with LOCK:
+        kept, tile = _loaded(order, load, taken)
         questions = [_question(tile, ask) for group in asks for ask in group]
         answers = iter(work.forward(tile.bench.network, kept.engine, tile.window, questions, None)[0])
         tile.bench.of = _name(order)
@@ -144,18 +134,23 @@ def done(answers: Answers) -> None:
     """Nothing: it comes when a tile is computed."""
 
 
-def backward(order: Order, shares: Shares, own: Window, load: Load | None) -> np.ndarray:
-    """Gradient (C, H, W) with respect to a tile's own pixels; with a `load` where the tile is new here."""
-    with _LOCK:
+def backward(
+    order: Order, shares: Shares, own: Window, number: int, load: Load | None, *taken: Sequence[np.ndarray]
+) -> Made:
+    """Gradient (C, H, W) with respect to a tile's own pixels: a piece of an array of that number. With a `load` where
+    the tile is new here."""
+    with LOCK:
         if load is None:
             kept, tile = _called(order), _tile(order)
         else:
-            kept, tile = _taken(order, load)
+            kept, tile = _loaded(order, load, taken)
         there = tile.bench.of == _name(order)
         mine = [_share(tile, send) for send in shares.all]
         tile.bench.of = None  # a backward pass may use up the features
         window = None if there else tile.window
-        return np.ascontiguousarray(work.backward(tile.bench.network, kept.engine, window, mine, None, own))
+        gradient = np.ascontiguousarray(work.backward(tile.bench.network, kept.engine, window, mine, None, own))
+        pieces.put(order.call, [(number, order.tile)], [gradient])
+        return None, {number: {order.tile: gradient}}
 
 
 # -- what is kept -------------------------------------------------------------------------------------------------
@@ -190,13 +185,14 @@ def _tile(order: Order) -> Tile:
     return tile
 
 
-def _taken(order: Order, load: Load) -> tuple[Kept, Tile]:
+def _loaded(order: Order, load: Load, taken: Sequence[Sequence[np.ndarray]]) -> tuple[Kept, Tile]:
     """The tile, with what has come for it."""
     kept, name = _called(order), (order.picture, order.tile)
+    window = pieces.assembled(pieces.arrays_of(order.call), load.window, taken)
     tile = kept.tiles.get(name)
     if tile is None:
-        tile = kept.tiles[name] = Tile(_bench(kept, order, load.window.shape), load.window, order.step)
-    tile.window, tile.step = load.window, order.step
+        tile = kept.tiles[name] = Tile(_bench(kept, order, window.shape), window, order.step)
+    tile.window, tile.step = window, order.step
     tile.known.update(load.new)
     return kept, tile
 

@@ -1,10 +1,17 @@
 """What the driver (the process that paints) and its workers say to one another, beside arrays.
 
-        driver                                           worker (`member`)
+        driver                                           worker (`member`: the network; `pieces`: the picture)
         begin     network number, weights             -> keeps the network; Facts
+        take      Call, regions of its pieces         -> these, which go straight to the worker that asked for a window
         forward   Order, Load: window, what is new    -> keeps the window and what is new; answers to Questions
         plus      two workers' answers                -> their sum, on the way up the tree
-        backward  Order, Shares                       -> gradient of the tile's own pixels
+        backward  Order, Shares                       -> keeps the gradient of the tile's own pixels
+        apply     Call, Operation                     -> keeps the pieces that it makes; numbers, such as a dot product
+        keep      what apply or backward made         -> keeps copies of them, as the next worker
+
+An array of a picture's size lies with the workers in pieces, each with the owner of its tile, and a copy with the next
+worker. Pieces never change: what is computed gets a number of its own, so that whatever was lost can be computed again
+from what was there before.
 
 What does not change from step to step, content targets and guides, goes to a tile's owner once, under a number by which
 it is named from then on.
@@ -57,12 +64,96 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Call:
+    """Whose pieces, and which of them there still are.
+
+    Attributes
+    ----------
+    driver : str
+    alive : frozenset of int
+        Numbers of the arrays that the driver works with.
+    newest : int
+        Up to which all others may be dropped.
+    """
+
+    driver: Driver
+    alive: frozenset[int]
+    newest: int
+
+
+@dataclass(frozen=True)
+class Around:
+    """A window (C, rows, columns) of an array, to be put together.
+
+    Attributes
+    ----------
+    number : int
+        Of the array.
+    shape : (rows, columns)
+    own : tuple of (tile, region, place)
+        From pieces that lie here: where in the piece, where in the window.
+    others : tuple of (i, j, place)
+        From what others have sent: the j-th region of the i-th of them.
+    """
+
+    number: int
+    shape: tuple[int, int]
+    own: tuple[tuple[int, Window, Window], ...]
+    others: tuple[tuple[int, int, Window], ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """In the place of an argument: the piece of an array."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Write:
+    """In the place of an argument that is written to: a new piece, a copy of that of `before` where there is one."""
+
+    number: int
+    before: int | None = None
+
+
+@dataclass(frozen=True)
+class Each:
+    """In the place of an argument: one of its own for every tile."""
+
+    of: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A method of `Vectors`, or a function of `pieces`, to be called for each of a worker's tiles.
+
+    Attributes
+    ----------
+    name : str
+    arguments : tuple
+        Read, Write, Each, Around within Each, or what they are.
+    options : dict
+    shapes : dict of int to (rows, columns)
+        Of the tiles.
+    precision : str or None
+        Of the engine.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    shapes: dict[int, tuple[int, int]]
+    precision: str | None
+
+
+@dataclass(frozen=True)
 class Order:
     """Which tile of which picture.
 
     Attributes
     ----------
-    driver : str
+    call : Call
     network : int
         Of the driver, as it was begun.
     picture : int
@@ -77,7 +168,7 @@ class Order:
         Workers on the same machine, which share its memory.
     """
 
-    driver: Driver
+    call: Call
     network: int
     picture: int
     tile: int
@@ -85,12 +176,17 @@ class Order:
     alive: frozenset[tuple[int, int]]
     neighbours: int
 
+    @property
+    def driver(self) -> Driver:
+        return self.call.driver
+
 
 @dataclass(frozen=True)
 class Load:
-    """What goes to a tile's owner: the window (C, H, W), and targets and guides in the window, by their numbers."""
+    """What a tile's owner is to compute with: its window of the picture, and targets and guides in the window that it
+    has not got yet, by their numbers."""
 
-    window: np.ndarray
+    window: Around
     new: dict[int, np.ndarray] = field(default_factory=dict)
 
 
@@ -137,4 +233,5 @@ class Shares:
     all: tuple[Send, ...]
 
 
+Made = tuple[Any, dict[int, dict[int, np.ndarray]]]  # an answer, and new pieces by number and tile
 Answers = list[dict[int, Any]]  # by group of questions, which are summed over the same tiles; then by key

@@ -3,10 +3,10 @@
 The network is not cut: every tile is one window with the whole halo of the gradient, so that its features can stay
 where they are from the statistics to the gradient. A step is:
 
-        windows of the picture             to the tiles' owners
+        halos of the windows               from owner to owner
         statistics                         from owner to owner, summed two by two in `tiled.work.Tree`'s order
         what follows for the features      from here to one owner, from there to the others
-        gradients of the tiles' own pixels back
+        gradients of the tiles' own pixels stay where they are, as pieces of an array (`arrays`)
 
 Which worker owns a tile decides nothing but who computes it: the numbers are those of one process, bit for bit, where
 the workers' engines are of one kind. So when a worker dies, its tiles go to others, which compute what is missing.
@@ -15,11 +15,8 @@ the workers' engines are of one kind. So when a worker dies, its tiles go to oth
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
-import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import vgg
-from ...errors import DeviceError, RunError
+from ...errors import DeviceError
 from ...files import shown_bytes
 from ...pretrained.weights import Weights
 from ..base import EVERYWHERE, Asked
@@ -37,14 +34,15 @@ from ..tiled.tiling import Tiling
 from ..tiled.windows import cut, paste
 from ..tiled.work import Tree
 from . import member
-from .connection import ATTEMPTS, Lost
-from .messages import Ask, Load, Missing, Order, Recipe, Send, Shares
+from .arrays import AT_ONCE, together
+from .layout import Layout
+from .messages import Ask, Call, Load, Order, Recipe, Send, Shares
+from .pieces import Region
 
 if TYPE_CHECKING:
     from . import ClusterEngine
 
-FAILED = ("error", "lost", "cancelled")  # of a future
-AT_ONCE = 2  # windows that are on their way to each worker: what the driver holds of them
+COPIES = 2  # of every piece, each with a worker of its own
 
 
 class ClusterNetwork(TiledNetwork):
@@ -78,30 +76,41 @@ class ClusterNetwork(TiledNetwork):
         """Workers have nothing of it yet."""
         self.picture = self.cluster.number()
         self._step = 0
-        self._workers: list[str] = []
-        self._owners: dict[int, str] = {}  # by tile
+        self._layout: Layout | None = None
         self._at: dict[int, str] = {}  # by tile, where its last forward pass was
         self._known: dict[tuple[str, int], set[int]] = {}  # by owner and tile: numbers of arrays that it has
 
     # -- size ---------------------------------------------------------------------------------------------------------
 
     def _resize(self, height: int, width: int) -> None:
-        if (height, width) != self.size:
-            super()._resize(height, width)
-            self._new_picture()
+        if (height, width) == self.size:
+            return
+        self.shapes(height, width)
+        self.plans, self.size = self._parts(height, width), (height, width)
+        self._new_picture()
+        self._layout = self.engine.layout(height, width)
+        self._gradient = self.cluster.store.new(self._layout, self.engine.dtype)
+
+    @property
+    def _owners(self) -> dict[int, str]:
+        """By tile: whose it is, as are the pieces of arrays there."""
+        assert self._layout is not None
+        return self._layout.owners
 
     def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
-        """Bytes in this process: filters, windows on their way, and the gradient. The workers have the rest."""
+        """Bytes in this process: filters, and windows of targets on their way. The workers have the rest."""
         network, (tiling,) = self.networks[0], self.sides
         _, backward = self._tiles(network, height, width, tiling)
         window = 3 * backward[0].area * self.itemsize
         return {
             "filters": network.memory(*backward[0].shape, ())["filters"],
             "windows": window * min(len(backward), AT_ONCE * max(1, self.cluster.size)),
-            **self._stored(height, width),
         }
 
-    def fit(self, height: int, width: int, sides: Iterable[int]) -> None:
+    def on_disk(self, height: int, width: int) -> int:
+        return 0
+
+    def fit(self, height: int, width: int, sides: Iterable[int], pictures: int = 0) -> None:
         """From now on tiles of that side with which a step of a picture of that size is soonest done.
 
         Parameters
@@ -109,6 +118,8 @@ class ClusterNetwork(TiledNetwork):
         height, width : int
         sides : iterable of int
             To choose from.
+        pictures : int
+            Bytes of the arrays of a picture's size that the workers have besides, each once.
 
         Raises
         ------
@@ -117,23 +128,23 @@ class ClusterNetwork(TiledNetwork):
         """
         network, best, least = self.networks[0], None, math.inf
         workers, memory = len(self.cluster.living()), self.cluster.memory()
+        pieces = COPIES * pictures // workers
         for side in sides:
             _, backward = self._tiles(network, height, width, side)
             each = -(-len(backward) // workers)  # tiles of the busiest worker
             buffers = network.memory(*backward[0].shape, network.taps)
-            filters = buffers.pop("filters")
-            need = sum(buffers.values())
-            least = min(least, filters + need)
-            if memory is not None and filters + need > memory:
+            always, need = buffers.pop("filters") + pieces, sum(buffers.values())
+            least = min(least, always + need)
+            if memory is not None and always + need > memory:
                 continue
-            kept = memory is None or filters + (1 + each) * need <= memory
+            kept = memory is None or always + (1 + each) * need <= memory
             cost = each * backward[0].area * (2 if kept else 3)  # forward, backward; and forward again
             if best is None or cost <= best[0]:
                 best = cost, side
         if best is None:
             raise DeviceError(
                 f"cluster: expected workers with {shown_bytes(int(least))} of memory for a tile, found "
-                f"{shown_bytes(memory or 0)}; take a smaller --tile, or fewer workers a machine"
+                f"{shown_bytes(memory or 0)}; take a smaller --tile, or more machines"
             )
         self.engine.tiling = replace(self.tiling, side=best[1])
         self.retiled(self.engine.tiling)
@@ -169,25 +180,29 @@ class ClusterNetwork(TiledNetwork):
         self._step += 1
         self._at = {}
         futures: dict[int, tuple[Any, str]] = {}  # by tile: its answers, and where they are
+        call = self.cluster.store.call()
 
         async def send(n: int) -> None:
             groups = [[ask for ask in asks[n] if ask.key in keys] for keys, _ in summed]
             kept = [ask for ask in asks[n] if ask.what == "keep"]
-            owner, load = self._owners[n], self._load(n, arrays)
-            sent = await self.cluster.scattered(load, owner)
-            future = self.cluster.submit(member.forward, self._order(n), sent, [*groups, kept], worker=owner)
+            owner, new = self._owners[n], self._new(n, arrays)
+            load, taken = await self._loaded(call, n, new)
+            order = self._order(call, n)
+            future = self.cluster.submit(member.forward, order, load, [*groups, kept], *taken, worker=owner)
             if kept:
                 answers = (await self.cluster.result(future))[-1]
                 for ask in kept:
                     own = plan.forward[n].own_of_all(self._stride(plan, ask.tap))
                     paste(found.kept[ask.tap], own, answers[ask.key])
             futures[n], self._at[n] = (future, owner), owner
-            self._known.setdefault((owner, n), set()).update(load.new)
+            self._known.setdefault((owner, n), set()).update(new)
 
         async def passed() -> list[dict[int, Any]]:
-            # What was with a worker that has gone, and what came to nothing, is computed again
+            # Answers that were with a worker that has gone, or were not there yet (they may wait for its part of a
+            # window), are computed again
+            self._known = {key: names for key, names in self._known.items() if self._owners.get(key[1]) == key[0]}
             for n, (future, owner) in list(futures.items()):
-                if owner != self._owners[n] or future.status in FAILED:
+                if owner != self._owners[n] or future.status != "finished":
                     del futures[n]
             await self._each([n for n in range(len(asks)) if n not in futures], send)
             return await self._sums(summed, futures)
@@ -241,74 +256,52 @@ class ClusterNetwork(TiledNetwork):
             for g in gradients.get(tap, ())
         )
         arrays = [(tap, a) for tap in self.taps for g in gradients.get(tap, ()) for a in (g.target, g.guide)]
-        done: set[int] = set()
+        done: dict[int, tuple[str, str | None]] = {}  # by tile: who has its piece, and who the copy
+        store = self.cluster.store
+        (number,) = store.numbers(1)
+        call = store.call()
 
         async def send(n: int, shares: Any) -> None:
-            tile, owner, sent = plan.backward[n], self._owners[n], None
-            if self._at.get(n) != owner or self._new(n, arrays):  # the tile has moved: it is to be sent again
+            tile, owner, new = plan.backward[n], self._owners[n], self._new(n, arrays)
+            load: Any = None
+            taken: list[Any] = []
+            if self._at.get(n) != owner or new:  # the tile has moved: it is to be sent again
                 self._known.pop((owner, n), None)
-                load = self._load(n, arrays)
-                sent = await self.cluster.scattered(load, owner)
-            future = self.cluster.submit(member.backward, self._order(n), shares, tile.own_at(1), sent, worker=owner)
-            paste(self._gradient, tile.own_of_all(1), await self.cluster.result(future))
-            if sent is not None:
+                new = self._new(n, arrays)
+                load, taken = await self._loaded(call, n, new)
+            order = self._order(call, n)
+            made = self.cluster.submit(
+                member.backward, order, shares, tile.own_at(1), number, load, *taken, worker=owner
+            )
+            await store.kept(call, made, owner)
+            if load is not None:
                 self._at[n] = owner
-                self._known.setdefault((owner, n), set()).update(load.new)
-            done.add(n)
+                self._known.setdefault((owner, n), set()).update(new)
+            done[n] = owner, store.second(owner)
 
         async def passed() -> None:
             shares = await self.cluster.scattered(Shares(sends), self._owners[0])
-            await self._each([n for n in self._owners if n not in done], lambda n: send(n, shares))
+            left = [n for n, owner in self._owners.items() if done.get(n) != (owner, store.second(owner))]
+            await self._each(left, lambda n: send(n, shares))
 
         self._done(passed)
+        self._gradient.number = number
         return self._gradient
 
     # -- who computes what ----------------------------------------------------------------------------------------
 
     def _done(self, passed: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """What a pass comes to, however often workers are lost on the way."""
-        for attempt in itertools.count(1):
-            self._assign(self.cluster.begin(self.number, self.recipe))
-            try:
-                return self.cluster.watched(passed(), self._owners.values())
-            except Lost as lost:
-                if attempt == ATTEMPTS:
-                    raise RunError(f"cluster: {lost}; it did not help to begin again {ATTEMPTS} times") from None
-                if attempt > 1:
-                    time.sleep(min(1.0, 0.01 * 2**attempt))
-            except Missing as missing:
-                if attempt == ATTEMPTS:
-                    raise RunError(f"cluster: a worker forgets what it was sent ({missing})") from None
-                self.cluster.forget(self.number)
-                self._known, self._at = {}, {}
-        raise AssertionError("endless")
+        """What a pass comes to."""
 
-    def _assign(self, workers: list[str]) -> None:
-        """An owner for every tile: neighbours in the tree together at first; then no more than must be moves."""
-        if workers == self._workers:
-            return
-        self._workers, count = workers, len(self.plans[0].backward)
-        if not self._owners:
-            self._owners = {n: workers[n * min(len(workers), count) // count] for n in range(count)}
-        load = Counter(dict.fromkeys(workers, 0))
-        load.update(owner for owner in self._owners.values() if owner in load)
-        if gone := Counter(owner for owner in self._owners.values() if owner not in load):
-            lost = ", ".join(f"{count_of} of {count} with {owner}" for owner, count_of in sorted(gone.items()))
-            self.cluster.tell(f"cluster: tiles of workers that have gone ({lost}) move to others")
-        for n, owner in self._owners.items():
-            least = min(load, key=lambda a: (load[a], a))
-            if owner in load:
-                if load[owner] < load[least] + 2:
-                    continue
-                load[owner] -= 1
-            self._owners[n] = least
-            load[least] += 1
-        self._known = {key: names for key, names in self._known.items() if self._owners.get(key[1]) == key[0]}
+        def forget() -> None:
+            self._known, self._at = {}, {}
 
-    def _order(self, n: int) -> Order:
+        return self.cluster.store.complete(passed, lambda: self.cluster.begin(self.number, self.recipe), forget)
+
+    def _order(self, call: Call, n: int) -> Order:
         alive = frozenset((network.number, network.picture) for network in self.cluster.networks)
         neighbours = self.cluster.neighbours().get(self._owners[n], 1)
-        return Order(self.cluster.driver, self.number, self.picture, n, self._step, alive, neighbours)
+        return Order(call, self.number, self.picture, n, self._step, alive, neighbours)
 
     def _name(self, array: Any) -> int | None:
         """The number of a guide or a target."""
@@ -318,10 +311,14 @@ class ClusterNetwork(TiledNetwork):
             self._names[array] = self.cluster.number()
         return self._names[array]
 
-    def _load(self, n: int, arrays: Iterable[tuple[str, Any]]) -> Load:
-        """The window of a tile, and what its owner has not got yet."""
+    async def _loaded(self, call: Call, n: int, new: dict[int, np.ndarray]) -> tuple[Any, list[Any]]:
+        """The load of a tile, or a future of it, and futures of what other owners send for its window."""
+        owner = self._owners[n]
+        wanted: dict[str, list[Region]] = {}
         window = self.plans[0].forward[n].window
-        return Load(np.ascontiguousarray(cut(self._pixels, window)), self._new(n, arrays))
+        load = Load(self.cluster.store.around(self._pixels, window, owner, wanted), new)
+        taken = self.cluster.store.taken(call, wanted)
+        return (await self.cluster.scattered(load, owner) if new else load), taken
 
     def _new(self, n: int, arrays: Iterable[tuple[str, Any]]) -> dict[int, np.ndarray]:
         """What the owner of a tile has not got yet of targets and guides, each of a tap: in the tile's window."""
@@ -344,12 +341,7 @@ class ClusterNetwork(TiledNetwork):
             async with limits[self._owners[n]]:
                 await send(n)
 
-        tasks = [asyncio.ensure_future(limited(n)) for n in numbers]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        await together(limited(n) for n in numbers)
 
 
 def _grouped(asks: Sequence[Sequence[Ask]]) -> list[tuple[set[int], list[int]]]:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import DeviceError, RunError
-from . import member
+from . import pieces
 from .address import NO_PAGE, library, our_way, read_address
 from .processes import scheduler
 
@@ -40,8 +40,8 @@ def work(where: str, device: str, threads: int | None, say: Callable[[str], obje
     """
     address = read_address(where, "worker")
     library()
-    member.OWN = member.Own(device, threads)
-    engine = member.OWN.engine(None).describe()
+    pieces.OWN = pieces.Own(device, threads)
+    engine = pieces.OWN.engine(None).describe()
     server = _Served(address)
     try:
         server.begin()

@@ -19,9 +19,12 @@ from ...pretrained.weights import Weights
 from ..base import Engine, Network
 from ..cpu import CpuEngine
 from ..operations import Operations
+from . import work
+from .geometry import framed, tiles, within
 from .network import TiledNetwork
-from .tiling import Tiling
+from .tiling import GRID, Tiling
 from .vectors import StripVectors
+from .windows import cut, paste
 
 LEAST = 1 << 22  # what the system caches of larger files is in memory as long as there is room
 
@@ -107,21 +110,15 @@ class TiledEngine(Engine):
         return self.host.style_term(G, M, A, M_style, scale)
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
+        _, height, width = pixels.shape
         total = 0.0
-        for rows in _rows(pixels):
-            # Each strip with the row below, whose own differences count with the next strip
-            total += self._variation(pixels, scale, gradient, diagonal, slice(rows.start, rows.stop + 1))
-            if rows.stop < pixels.shape[1]:
-                total += self._variation(pixels, -scale, gradient, diagonal, slice(rows.stop, rows.stop + 1))
-            release(pixels, gradient)
+        for tile in tiles(height, width, self.tiling.side, 0, GRID):
+            own = tile.own_of_all(1)
+            seen = framed(own, (height, width))
+            x, g = np.ascontiguousarray(cut(pixels, seen)), np.ascontiguousarray(cut(gradient, own))
+            total += work.total_variation(self.host, x, within(own, seen), g, scale, diagonal)
+            paste(gradient, own, g)
         return total
-
-    def _variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float, rows: slice) -> float:
-        x, g = (np.ascontiguousarray(a[:, rows]) for a in (pixels, gradient))
-        found = self.host.total_variation(x, scale, g, diagonal)
-        if not np.may_share_memory(g, gradient):
-            gradient[:, rows] = g
-        return found
 
     def block_mean(self, pixels: Any, k: int) -> np.ndarray:
         _, height, width = pixels.shape

@@ -20,10 +20,12 @@ grid counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...vgg import Part, Step
+
+Window = tuple[slice, slice]  # rows, columns
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,26 @@ def tiles(height: int, width: int, tile: int, halo: int, grid: int) -> list[Tile
     """Row by row."""
     rows, columns = (stretches(n, tile, halo, grid) for n in (height, width))
     return [Tile(r, c) for r in rows for c in columns]
+
+
+def framed(window: Window, size: tuple[int, int]) -> Window:
+    """One position more on each side, where a picture of that size has one."""
+    return _window(slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(window, size, strict=True))
+
+
+def blocks(window: Window, k: int, size: tuple[int, int]) -> Window:
+    """What a window of blocks of k x k covers of a picture of that size."""
+    return _window(slice(s.start * k, min(s.stop * k, n)) for s, n in zip(window, size, strict=True))
+
+
+def within(window: Window, other: Window) -> Window:
+    """A window, counted in another one that holds it."""
+    return _window(slice(s.start - o.start, s.stop - o.start) for s, o in zip(window, other, strict=True))
+
+
+def _window(sides: Iterable[slice]) -> Window:
+    rows, columns = sides
+    return rows, columns
 
 
 def _up(n: int, grid: int) -> int:

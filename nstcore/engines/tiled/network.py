@@ -100,9 +100,9 @@ class TiledNetwork(Network):
         """Of a part, for a picture of that size: those of the forward sweep, those of the backward sweep."""
         reach = self.tiling.reach(network)
         size = height // reach.stride, width // reach.stride
-        side = max(1, tile // reach.stride)
-        forward = tiles(*size, side, reach.gradient if self.tiling.keep else reach.features, reach.grid)
-        return forward, forward if len(forward) == 1 else tiles(*size, side, reach.gradient, reach.grid)
+        side, grid = max(1, tile // reach.stride), max(reach.grid, self.tiling.grid // reach.stride)
+        forward = tiles(*size, side, reach.gradient if self.tiling.keep else reach.features, grid)
+        return forward, forward if len(forward) == 1 else tiles(*size, side, reach.gradient, grid)
 
     def _parts(self, height: int, width: int) -> list[PartPlan]:
         """Every part for a picture of that size.

@@ -11,6 +11,7 @@ from ..base import Network
 from .geometry import Reach
 
 CUTS = (2, 3)  # blocks whose poolings end a part
+GRID = 16  # pixels: where the deepest layer's positions begin
 FARTHEST = 8  # times as large as the first part's tiles others may be
 ENDLESS = 1 << 30  # the side of a tile that no picture has
 
@@ -31,12 +32,15 @@ class Tiling:
     keep : bool
         The forward sweep takes the windows of the backward sweep, so that whoever has the memory may keep their
         features in between, as the workers of a cluster do.
+    grid : int
+        Tiles begin at multiples of so many pixels, where the network does not ask for more.
     """
 
     side: int
     cuts: tuple[int, ...] = CUTS
     whole: int = 0
     keep: bool = False
+    grid: int = 1
 
     def parts(self, deepest: int) -> list[Part]:
         """Of a network whose deepest tap is in that block."""

@@ -13,6 +13,15 @@ from ...optim import Vectors
 
 Array = Any
 BLOCK = 1 << 21  # elements that are worked on at once
+# How the answers for parts of the arrays, in their order, become that for the whole
+JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
+    "dot": math.fsum,
+    "max_abs": lambda found: float(np.max(found)),
+    "free_elements": lambda found: (sum(held for held, _ in found), float(np.max([norm for _, norm in found]))),
+    "shorten": lambda found: (min(longest for longest, _ in found), math.fsum(slope for _, slope in found)),
+    "pair": lambda found: tuple(math.fsum(column) for column in zip(*found, strict=True)),
+    "pair_products": lambda found: np.sum(found, axis=0),
+}
 
 
 class StripVectors(Vectors):
@@ -42,10 +51,10 @@ class StripVectors(Vectors):
             self.inner.fill(b, a)
 
     def dot(self, x: Array, y: Array) -> float:
-        return math.fsum(self.inner.dot(a, b) for a, b in _blocks(x, y))
+        return JOINED["dot"]([self.inner.dot(a, b) for a, b in _blocks(x, y)])
 
     def max_abs(self, x: Array) -> float:
-        return float(np.max([self.inner.max_abs(a) for (a,) in _blocks(x)]))
+        return JOINED["max_abs"]([self.inner.max_abs(a) for (a,) in _blocks(x)])
 
     def clip(self, x: Array, lo: float, hi: float) -> None:
         for (a,) in _blocks(x):
@@ -53,7 +62,7 @@ class StripVectors(Vectors):
 
     def free_elements(self, x: Array, g: Array, lo: float, hi: float, out: Array) -> tuple[int, float]:
         found = [self.inner.free_elements(a, b, lo, hi, out=c) for a, b, c in _blocks(x, g, out)]
-        return sum(held for held, _ in found), float(np.max([norm for _, norm in found]))
+        return JOINED["free_elements"](found)
 
     def step(self, x: Array, a: float, d: Array, lo: float, hi: float, out: Array) -> None:
         for b, c, e in _blocks(x, d, out):
@@ -61,16 +70,15 @@ class StripVectors(Vectors):
 
     def shorten(self, d: Array, x: Array, g: Array, lo: float, hi: float) -> tuple[float, float]:
         found = [self.inner.shorten(a, b, c, lo, hi) for a, b, c in _blocks(d, x, g)]
-        return min(longest for longest, _ in found), math.fsum(slope for _, slope in found)
+        return JOINED["shorten"](found)
 
     def pair(self, x: Array, g: Array, x_next: Array, g_next: Array, s: Array, y: Array) -> tuple[float, float, float]:
         found = [self.inner.pair(*blocks) for blocks in _blocks(x, g, x_next, g_next, s, y)]
-        sy, ss, yy = (math.fsum(column) for column in zip(*found, strict=True))
-        return sy, ss, yy
+        return JOINED["pair"](found)
 
     def pair_products(self, q: Array, free: Array | None, *arrays: Array) -> np.ndarray:
         found = [self.inner.pair_products(*blocks) for blocks in _blocks(q, free, *arrays)]
-        return np.sum(found, axis=0)
+        return JOINED["pair_products"](found)
 
     def combine(
         self, a: float, q: Array, free: Array | None, coefficients: Sequence[float], *arrays: Array, out: Array

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...disk import on_disk, release
+from .geometry import Window
 
-Window = tuple[slice, slice]  # rows, columns
 ALL = (slice(None),)  # all planes
 MOST = 1 << 23  # bytes of whole rows that are resident at once; a single plane may have more
 

@@ -111,6 +111,43 @@ def backward(
     return engine.numpy(gradient)[ALL + own]
 
 
+def total_variation(
+    host: Engine, x: np.ndarray, own: Window, gradient: np.ndarray, scale: float, diagonal: float
+) -> float:
+    """A tile's share of `Engine.total_variation`, and its gradient.
+
+    Parameters
+    ----------
+    host : Engine
+        Whose arrays are NumPy's.
+    x : ndarray (C, rows, columns)
+        The tile with one pixel around it, where there is one.
+    own : (rows, columns)
+        The tile in that.
+    gradient : ndarray
+        Of the tile; added to.
+    """
+    if x.shape == gradient.shape:
+        return host.total_variation(x, scale, gradient, diagonal)
+    with_frame = np.zeros_like(x)
+    with_frame[ALL + own] = gradient
+    host.total_variation(x, scale, with_frame, diagonal)
+    gradient[...] = with_frame[ALL + own]
+    # A difference counts with its upper left pixel: those within the row below and the column to the right with others
+    rows, columns = (slice(s.start, min(s.stop + 1, n)) for s, n in zip(own, x.shape[1:], strict=True))
+    total = _variation(host, x[:, rows, columns], scale, diagonal)
+    if rows.stop > own[0].stop:
+        total -= _variation(host, x[:, own[0].stop : rows.stop, columns], scale, diagonal)
+    if columns.stop > own[1].stop:
+        total -= _variation(host, x[:, rows, own[1].stop : columns.stop], scale, diagonal)
+    return total
+
+
+def _variation(host: Engine, x: np.ndarray, scale: float, diagonal: float) -> float:
+    x = np.ascontiguousarray(x)
+    return host.total_variation(x, scale, np.zeros_like(x), diagonal)
+
+
 class Tree:
     """A sum in an order that only the number of its terms decides: of two, of two of these, and so on.
 
