@@ -206,6 +206,8 @@ def test_the_tiles_are_as_many_as_keep_the_workers_busy(weights, joined, monkeyp
     network.fit(4096, 4096, range(128, 4097, 32))
     count = len(network._tiles(network.networks[0], 4096, 4096, network.sides[0])[0])
     assert count % 3 == 0
+    assert network.share(4096, 4096) == 1 / 3
+    assert network.share(100, 100) == 1  # of a single tile, as in the calibration of a plan
     monkeypatch.setattr(joined.cluster, "memory", lambda: 100_000_000)
     network.fit(4096, 4096, range(128, 4097, 32))
     assert network.sides[0] < 1024

@@ -302,6 +302,10 @@ class Network(ABC):
         """Of forward and backward of a picture of that size, as a multiple of what they take in one piece."""
         return 1.0
 
+    def share(self, height: int, width: int) -> float:
+        """Of that work, what the busiest of all that compute at the same time has to do."""
+        return 1.0
+
     def size_of(self, tap: str, height: int, width: int) -> int:
         """Numbers of a tap's features for a picture of that size."""
         return math.prod(self._shape(vgg.find(self.weights.architecture, tap), height, width))

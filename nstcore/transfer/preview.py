@@ -72,7 +72,11 @@ def estimate(
     plan, refusal = prepared.plan, prepared.needs.refusal(prepared.plan)
     pace = measure(prepared) if calibrate and refusal is None else None
     styles = [prepared.pictures.style_sizes(max(rung.size)) for rung in plan.rungs]
-    work = prepared.needs.network.work
+    network = prepared.needs.network
+
+    def work(height: int, width: int) -> float:
+        return network.work(height, width) * network.share(height, width)
+
     seconds = None if pace is None else pace.seconds(plan.rungs, styles, work)
     weights, engine, optimizer = prepared.weights, prepared.engine, prepared.optimizer.name
-    return Estimate(plan, refusal, pace, seconds, weights, engine, optimizer, work(*plan.size))
+    return Estimate(plan, refusal, pace, seconds, weights, engine, optimizer, network.work(*plan.size))

@@ -154,6 +154,11 @@ class ClusterNetwork(TiledNetwork):
         _, backward = self._tiles(self.networks[0], height, width, self.sides[0])
         return sum(tile.area for tile in backward) / (height * width)
 
+    def share(self, height: int, width: int) -> float:
+        """See `Network.share`: of the worker that has most tiles."""
+        count = len(self._tiles(self.networks[0], height, width, self.sides[0])[1])
+        return -(-count // max(1, self.cluster.size)) / count
+
     # -- forward ------------------------------------------------------------------------------------------------------
 
     def forward(self, pixels: Any) -> None:
