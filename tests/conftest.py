@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before NumPy is loaded: the products of tests are small, and threads that spin for the next one take the cores
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -18,6 +19,9 @@ from nstcore.engines.cpu import library
 from nstcore.engines.cuda import gpu, on_cpu
 from nstcore.pretrained import FastWeights, Weights, convert, load_fast_weights, read_weights
 
+# Where nothing is kept, each of the hundreds of processes that tests start compiles the whole package again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Tests that run side by side get a core each: threads that wait for one another would take turns
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))

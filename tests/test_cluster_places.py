@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from cluster_desk import command, free_port
 from command_desk import desk_fixture, furniture_fixture, main, one_line  # noqa: F401
 
 from nstcore.commands import spread
 from nstcore.commands.spread import cluster_of
-from nstcore.engines.cluster import Cluster, serve
+from nstcore.engines.cluster import Cluster, ClusterEngine, serve
 from nstcore.engines.cluster.address import Place, read_place
 from nstcore.engines.memory import free_memory
 from nstcore.errors import DeviceError, OptionError
@@ -130,3 +134,38 @@ def test_a_worker_listens_where_its_scheduler_reaches_it(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     with pytest.raises(DeviceError, match=r"^worker: expected a scheduler at tcp://nowhere:1, .*: Name or service not"):
         serve._own_address("tcp://nowhere:1")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_behind_certificates_of_dasks_own_configuration(tmp_path, monkeypatch):
+    import dask
+    import distributed  # noqa: F401 (its defaults)
+
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", *request.split(), *files], check=True, capture_output=True)
+    given = {"ca-file": certificate}
+    for who in ("client", "scheduler", "worker"):
+        given |= {f"{who}.cert": certificate, f"{who}.key": key}
+    settings = {f"distributed.comm.tls.{name}": str(file) for name, file in given.items()}
+    settings["distributed.comm.require-encryption"] = "True"
+    for name, value in settings.items():
+        monkeypatch.setenv("DASK_" + name.upper().replace(".", "__").replace("-", "_"), value)
+    port = free_port()
+    words = f"-m distributed.cli.dask_scheduler --protocol tls --host 127.0.0.1 --port {port} --no-dashboard"
+    scheduler = subprocess.Popen([sys.executable, *words.split()], stderr=subprocess.DEVNULL)
+    address = f"tls://127.0.0.1:{port}"
+    try:
+        with (
+            dask.config.set(settings),
+            command("worker", address, "--device", "cpu", "--threads", 1, expect=b"a worker of tls://"),
+            Cluster(address) as cluster,
+        ):
+            x = np.random.default_rng(1).random((3, 200, 170), np.float32)
+            engine = ClusterEngine(cluster, side=128)
+            np.testing.assert_array_equal(engine.numpy(engine.array(x)), x)
+    finally:
+        scheduler.kill()
+        scheduler.wait()

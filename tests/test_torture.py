@@ -25,8 +25,8 @@ COMMON = (
     *("--content-layers", "relu2_1", "--style-layers", "relu1_1,relu2_1", "--weights", "weights.h5"),
 )
 WAYS = {
-    "adam": ("--iterations", "3000", "--seed", "3", "--init", "noise"),
-    "lbfgs": ("--iterations", "1500", "--optimizer", "lbfgs", "--history", "5"),
+    "adam": ("--iterations", "1500", "--seed", "3", "--init", "noise"),
+    "lbfgs": ("--iterations", "750", "--optimizer", "lbfgs", "--history", "5"),
 }
 
 

@@ -330,8 +330,8 @@ class Engine(ABC):
         Threads of the CPU that it computes in; None where it says nothing.
     vectors : Vectors
         The operations that the optimizers may use on this engine's arrays.
-    volatile : bool
-        Whether what it holds may be lost while this process goes on.
+    elsewhere : bool
+        Whether pictures lie with other processes, and may be lost while this one goes on.
     notice : str or None
         What the user should know about how it computes, where that is not what they would expect: one line.
     """
@@ -341,7 +341,7 @@ class Engine(ABC):
     precision: str
     threads: int | None = None
     vectors: Vectors
-    volatile: bool = False
+    elsewhere: bool = False
     notice: str | None = None
 
     @abstractmethod

@@ -73,7 +73,7 @@ class Loop:
         self.snapshot, self.clock, self.stop, self.network = snapshot, clock, stop, network
         self.fast = fast
         self._painting: Painting | None = None  # the last one that has something to show
-        self._safe: tuple[np.ndarray, Terms] | None = None  # the picture of the last snapshot, of a volatile engine
+        self._safe: tuple[np.ndarray, Terms] | None = None  # of the last snapshot, where the picture lies elsewhere
 
     # -- the whole ----------------------------------------------------------------------------------------------------
 
@@ -203,9 +203,7 @@ class Loop:
         assert self._painting.terms is not None
         return self._painting.pixels(), self._painting.terms
 
-    def _result(
-        self, status: str, interrupted: bool = False, shown: tuple[np.ndarray, Terms] | None = None
-    ) -> Result:
+    def _result(self, status: str, interrupted: bool = False, shown: tuple[np.ndarray, Terms] | None = None) -> Result:
         pixels, terms = shown or self._shown()
         progress = self.progress
         metadata = self.metadata | {
@@ -222,11 +220,11 @@ class Loop:
     def _between(self, painting: Painting, state: State) -> bool:
         """Between two iterations: write a snapshot where one is due; whether the run is to end."""
         self.progress.stopped = self.stop()
-        volatile = self.engine.volatile
-        wanted = (self.snapshot is not None or volatile) and (self.clock.due or self.progress.stopped)
+        elsewhere = self.engine.elsewhere
+        wanted = (self.snapshot is not None or elsewhere) and (self.clock.due or self.progress.stopped)
         if wanted and painting.terms is not None:
             begin = time.monotonic()
-            if volatile:
+            if elsewhere:
                 self._safe = self._shown()
             try:
                 if self.snapshot is not None:

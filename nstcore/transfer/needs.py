@@ -23,7 +23,6 @@ from typing import Any
 
 from .. import images, vgg
 from ..engines import Engine, Network
-from ..engines.cluster import ClusterEngine
 from ..engines.memory import free_memory, held_memory
 from ..engines.tiled import TiledEngine, TiledNetwork
 from ..errors import OptionError
@@ -261,7 +260,7 @@ class Needs:
         is small enough for memory in that of the host."""
         in_memory, on_disk = self.engine.in_memory, not self.engine.in_memory(self._picture(size))
         every = arrays
-        if isinstance(self.engine, ClusterEngine):
+        if self.engine.elsewhere:
             arrays = {name: count for name, count in every.items() if name.startswith(_OF_A_DRIVER)}
         workers = sum(every.values()) - sum(arrays.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..engines import Engine
-from ..engines.cluster import ClusterEngine, ClusterNetwork
 from ..engines.tiled import TiledEngine, Tiling
 from ..errors import OptionError
 from .needs import SMALLEST_TILE, TILE_STEP, Needs
@@ -55,7 +54,7 @@ def planned(
     needs_of : callable (Engine) -> Needs
     """
     tiling = tiling_of(tile)
-    if isinstance(engine, ClusterEngine):
+    if engine.elsewhere:
         return _on_a_cluster(None if tiling is None else tiling.side, fit, wanted, engine, needs_of)
     if tiling is not None:
         engine = TiledEngine(engine, tiling)
@@ -77,9 +76,11 @@ def planned(
 
 
 def _on_a_cluster(
-    side: int | None, fit: bool, wanted: tuple[int, int], engine: ClusterEngine, needs_of: Callable[[Engine], Needs]
+    side: int | None, fit: bool, wanted: tuple[int, int], engine: Engine, needs_of: Callable[[Engine], Needs]
 ) -> tuple[Engine, Needs, Plan]:
     """The same where the workers of a cluster compute, always in tiles: of that side, or as are soonest done."""
+    from ..engines.cluster import ClusterNetwork  # with what it imports, a tenth of a second of every start
+
     needs = needs_of(engine)
     assert isinstance(needs.network, ClusterNetwork)
     sides = [side] if side is not None else range(SMALLEST_TILE, max(SMALLEST_TILE, *wanted) + TILE_STEP, TILE_STEP)

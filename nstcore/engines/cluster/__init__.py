@@ -62,7 +62,7 @@ class ClusterEngine(TiledEngine):
         Of the workers, where not the cluster's.
     """
 
-    volatile = True
+    elsewhere = True
 
     def __init__(
         self, cluster: Cluster, base: Engine | None = None, side: int = 512, precision: str | None = None
