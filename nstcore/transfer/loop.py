@@ -189,13 +189,16 @@ class Loop:
         return one_pass(self.fast, self.pictures, size, blend)
 
     def _rescued(self, reason: str) -> Result | None:
-        """The picture at hand after a failure; where it has gone, too, that of the last snapshot."""
+        """The picture at hand after a failure: the average, or else the best one; where both have gone, too, that of
+        the last snapshot."""
         if self._painting is None:
             return None
-        try:
-            return self._result(reason)
-        except RunError:
-            return None if self._safe is None else self._result(reason, shown=self._safe)
+        for _ in range(2):
+            try:
+                return self._result(reason)
+            except RunError:
+                self._painting.drop_average()
+        return None if self._safe is None else self._result(reason, shown=self._safe)
 
     def _shown(self) -> tuple[np.ndarray, Terms]:
         """The picture at hand, and its losses."""

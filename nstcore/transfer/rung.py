@@ -242,6 +242,10 @@ class Painting:
         """The same, as it is to be shown: protected parts and colours as they were asked for."""
         return self.finished(self.objective.engine.numpy(self.objective.composed(self._reached())))
 
+    def drop_average(self) -> None:
+        """Show the best picture from now on."""
+        self._average = None
+
     def settle(self) -> None:
         """Take the average for the best picture if its loss is lower."""
         if self._average is None or self._average.mean is None:

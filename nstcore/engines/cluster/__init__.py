@@ -28,8 +28,8 @@ from ..tiled import TiledEngine, Tiling
 from ..tiled.geometry import blocks, framed, within
 from ..tiled.tiling import GRID
 from ..tiled.windows import Window
-from .arrays import Changed, ClusterArray, Out, Seen
 from .connection import Cluster
+from .deferred import Changed, ClusterArray, Out, Seen
 from .layout import Layout
 from .messages import Each
 from .network import ClusterNetwork
@@ -136,7 +136,8 @@ class ClusterEngine(TiledEngine):
         self._applied(layout, "add_block_mean_gradient", Seen(dy, small), k, Each(own), Each(shapes), Changed(gradient))
 
     def _applied(self, layout: Layout, name: str, *arguments: Any) -> list[Any]:
-        return self.cluster.store.apply(layout, self.asked, name, *arguments)
+        self.cluster.store.deferred.add(layout, self.asked, name, *arguments)
+        return self.cluster.store.deferred.flush()
 
 
 def _of(array: ClusterArray) -> tuple[list[Window], tuple[int, int]]:

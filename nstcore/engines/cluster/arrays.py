@@ -3,9 +3,9 @@
 A `ClusterArray` is a name for pieces: each lies with the owner of its tile, and a copy of it with the next worker
 (here, where there is only one). The driver sends no pixels from step to step, and has none.
 
-Pieces never change. What an operation writes gets a new number, which becomes the array's own once all pieces and their
-copies are where they belong. So whatever dies on the way, the operation can be called again: pieces that were lost come
-from their copies, their tiles go to other workers, and the numbers come out the same.
+Pieces never change. What an operation writes gets a new number, and what it reads stays until all new pieces and their
+copies are where they belong (`deferred`). So whatever dies on the way, the operation can be called again: pieces that
+were lost come from their copies, their tiles go to other workers, and the numbers come out the same.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import itertools
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import RunError
+from ..tiled.geometry import within
 from ..tiled.windows import Window, cut, paste
 from . import pieces
+from .deferred import ClusterArray, Deferred, number_of, together
 from .layout import Layout
-from .messages import Around, Call, Each, Missing, Operation, Read, Write
+from .messages import Around, Call, Missing
 
 if TYPE_CHECKING:
     from .connection import Cluster
@@ -36,46 +37,6 @@ AT_ONCE = 2  # pieces that are on their way to or from each worker: what the dri
 
 class Lost(Exception):
     """Something that a worker had is gone; it is to be computed again."""
-
-
-class ClusterArray:
-    """An array (3, H, W) whose values lie with the workers.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-    layout : Layout
-        Of its pieces.
-    number : int or None
-        Of the pieces; None as long as the values are unset.
-    """
-
-    def __init__(self, layout: Layout, dtype: np.dtype, number: int | None = None) -> None:
-        self.shape = 3, layout.height, layout.width
-        self.layout, self.dtype, self.number = layout, dtype, number
-
-
-@dataclass(frozen=True)
-class Out:
-    """An argument that is written to, whatever it was before."""
-
-    array: ClusterArray
-
-
-@dataclass(frozen=True)
-class Changed:
-    """An argument that is read and written."""
-
-    array: ClusterArray
-
-
-@dataclass(frozen=True)
-class Seen:
-    """An argument: a window of an array for each tile."""
-
-    array: ClusterArray
-    windows: Sequence[Window]
 
 
 class Store:
@@ -89,6 +50,10 @@ class Store:
     ----------
     sound : bool
         Whether every piece and its copy are where they belong, as far as is known.
+    gone : set of int
+        Numbers of arrays that a piece has gone of, with its copy.
+    deferred : Deferred
+        Operations that wait.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -98,6 +63,10 @@ class Store:
         self._copies: dict[int, dict[int, np.ndarray]] = {}  # the only worker's, here
         self._newest = 0
         self._writing: tuple[int, ...] = ()
+        self.gone: set[int] = set()
+        # By number: the picture that had a forward pass of it, and, by tile, who has that window of it
+        self._windows: dict[int, tuple[int, dict[int, tuple[str, Window]]]] = {}
+        self.deferred = Deferred(self)
         self._workers: list[str] = []
         self.sound = True
 
@@ -129,9 +98,12 @@ class Store:
         return self._writing
 
     def call(self) -> Call:
-        alive = {array.number for array in self._arrays if array.number is not None}.union(self._writing)
-        for number in self._copies.keys() - alive:
-            del self._copies[number]
+        """What goes with whatever is asked of pieces now."""
+        alive = {array.number for array in self._arrays if array.number is not None}
+        alive |= {*self._writing, *self.deferred.reads, *self.deferred.writes}
+        for found in (self._copies, self._windows):
+            for number in found.keys() - alive:
+                del found[number]
         return Call(self.cluster.driver, frozenset(alive), self._newest)
 
     def second(self, worker: str) -> str | None:
@@ -166,6 +138,7 @@ class Store:
                     time.sleep(min(1.0, 0.01 * 2**attempt))
             except Missing as missing:
                 self.sound = False
+                self._windows.clear()
                 if attempt == ATTEMPTS:
                     raise RunError(f"cluster: a worker forgets what it was sent ({missing})") from None
                 self.cluster.forget()
@@ -185,12 +158,13 @@ class Store:
     # -- windows ------------------------------------------------------------------------------------------------------
 
     def around(
-        self, array: ClusterArray, window: Window, worker: str, wanted: dict[str, list[pieces.Region]]
+        self, number: int, layout: Layout, window: Window, worker: str, wanted: dict[str, list[pieces.Region]]
     ) -> Around:
-        """A window, as a worker puts it together; what others must send it for that is added to `wanted`."""
-        own, others, number = [], [], number_of(array)
-        for n, region, place in array.layout.parts(window):
-            owner = array.layout.owners[n]
+        """A window of an array, as a worker puts it together; what others must send it for that is added to
+        `wanted`."""
+        own, others = [], []
+        for n, region, place in layout.parts(window):
+            owner = layout.owners[n]
             if owner == worker:
                 own.append((n, region, place))
             else:
@@ -200,58 +174,28 @@ class Store:
         shape = window[0].stop - window[0].start, window[1].stop - window[1].start
         return Around(number, shape, tuple(own), tuple(others))
 
+    def remember(self, number: int, picture: int, windows: dict[int, tuple[str, Window]]) -> None:
+        """Workers have these windows of an array, by tile: they need not be put together again."""
+        self._windows[number] = picture, windows
+
+    def inside(self, number: int, n: int, window: Window, worker: str) -> Around | None:
+        """A window within the one that a worker has of a tile; None where it has none that holds it."""
+        picture, windows = self._windows.get(number, (0, {}))
+        owner, whole = windows.get(n, ("", window))
+        if owner != worker or any(s.start < w.start or s.stop > w.stop for s, w in zip(window, whole, strict=True)):
+            return None
+        shape = window[0].stop - window[0].start, window[1].stop - window[1].start
+        return Around(number, shape, (), (), (picture, n, within(window, whole)))
+
     def taken(self, call: Call, wanted: dict[str, list[pieces.Region]]) -> list[Any]:
         """Futures of what others send."""
         return [self.cluster.submit(pieces.take, call, regions, worker=owner) for owner, regions in wanted.items()]
 
-    # -- operations ---------------------------------------------------------------------------------------------------
-
-    def apply(self, layout: Layout, precision: str | None, name: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Have the workers call a method of `Vectors`, or a function of `pieces`, for each tile of a layout.
-
-        Arguments are arrays with that layout, Out, Changed, Seen, Each, or what they are. Returns the answers, tile by
-        tile.
-        """
-        writes = [a.array for a in (*arguments, *options.values()) if isinstance(a, Out | Changed)]
-        numbers = dict(zip(writes, self.numbers(len(writes)), strict=True))
-        call, answers = self.call(), {}
-
-        def sent(a: Any, worker: str, tiles: list[int], wanted: dict[str, list[pieces.Region]]) -> Any:
-            match a:
-                case ClusterArray():
-                    return Read(number_of(a))
-                case Out():
-                    return Write(numbers[a.array])
-                case Changed():
-                    return Write(numbers[a.array], number_of(a.array))
-                case Seen():
-                    return Each({n: self.around(a.array, a.windows[n], worker, wanted) for n in tiles})
-                case Each():
-                    return Each({n: a.of[n] for n in tiles})
-            return a
-
-        async def of_worker(worker: str, tiles: list[int]) -> None:
-            wanted: dict[str, list[pieces.Region]] = {}
-            operation = Operation(
-                name,
-                tuple(sent(a, worker, tiles, wanted) for a in arguments),
-                {option: sent(a, worker, tiles, wanted) for option, a in options.items()},
-                {n: layout.shape(n) for n in tiles},
-                precision,
-            )
-            made = self.cluster.submit(pieces.apply, call, operation, *self.taken(call, wanted), worker=worker)
-            answers.update(await self.kept(call, made, worker))
-
-        async def passed() -> None:
-            await together(of_worker(worker, tiles) for worker, tiles in layout.by_owner().items())
-
-        self.complete(passed, self.cluster.ready, lambda: None)
-        for array, number in numbers.items():
-            array.number = number
-        return [answers[n] for n in range(len(layout.tiles))]
+    # -- to and fro ---------------------------------------------------------------------------------------------------
 
     def send(self, values: np.ndarray, array: ClusterArray) -> None:
         """array = values"""
+        self.deferred.flush()
         layout, (number,) = array.layout, self.numbers(1)
         call = self.call()
 
@@ -280,6 +224,8 @@ class Store:
 
     def fetch(self, array: ClusterArray, out: np.ndarray) -> np.ndarray:
         """out = array"""
+        if array.number in self.deferred.writes:
+            self.deferred.flush()
         layout, number, call = array.layout, number_of(array), self.call()
 
         async def of_tile(n: int, limits: dict[str, asyncio.Semaphore]) -> None:
@@ -317,9 +263,14 @@ class Store:
         if moved:
             lost = ", ".join(f"{count} of {total} with {owner}" for owner, count in sorted(moved.items()))
             self.cluster.tell(f"cluster: tiles of workers that have gone ({lost}) move to others")
-        if any(array.number is not None for array in self._arrays):
+        if self._lasting():
             self.cluster.watched(self._mended(), workers)
         self.sound = True
+
+    def _lasting(self) -> dict[int, Layout]:
+        """By number: the layout of all that is there, and is not to be made yet."""
+        found = {array.number: array.layout for array in self._arrays if array.number is not None}
+        return {n: layout for n, layout in {**found, **self.deferred.reads}.items() if n not in self.deferred.writes}
 
     async def _mended(self) -> None:
         """Copy what is not where it belongs from where it is."""
@@ -327,8 +278,7 @@ class Store:
         held = {w: await self.cluster.result(future) for w, future in asked.items()}
         alone = len(self._workers) < 2
         moves: dict[tuple[str | None, str | None], list[tuple[int, int]]] = {}
-        layouts = {array.number: array.layout for array in self._arrays if array.number is not None}
-        for number, layout in layouts.items():
+        for number, layout in self._lasting().items():
             here = self._copies.get(number, {})
             for n, owner in layout.owners.items():
                 having = [w for w in self._workers if n in held[w].get(number, ())]
@@ -360,32 +310,7 @@ class Store:
 
     def _lose(self, number: int) -> None:
         """Of an array that a piece has gone of, with its copy: it is unset, which tells if anybody reads it."""
+        self.gone.add(number)
         for array in self._arrays:
             if array.number == number:
                 array.number = None
-
-
-def number_of(array: ClusterArray) -> int:
-    """Of the pieces of an array that is read.
-
-    Raises
-    ------
-    RunError
-        If they have gone.
-    """
-    if array.number is None:
-        raise RunError(
-            "cluster: a part of the picture has gone with the workers that had it, two at the same time; go on with "
-            "--resume"
-        )
-    return array.number
-
-
-async def together(tasks: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """All of them at once; the first failure ends the others."""
-    running = [asyncio.ensure_future(task) for task in tasks]
-    try:
-        await asyncio.gather(*running)
-    finally:
-        for task in running:
-            task.cancel()

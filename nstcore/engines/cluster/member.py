@@ -188,7 +188,7 @@ def _tile(order: Order) -> Tile:
 def _loaded(order: Order, load: Load, taken: Sequence[Sequence[np.ndarray]]) -> tuple[Kept, Tile]:
     """The tile, with what has come for it."""
     kept, name = _called(order), (order.picture, order.tile)
-    window = pieces.assembled(pieces.arrays_of(order.call), load.window, taken)
+    window = pieces.window(order.call, order.picture, order.tile, load.window, taken)
     tile = kept.tiles.get(name)
     if tile is None:
         tile = kept.tiles[name] = Tile(_bench(kept, order, window.shape), window, order.step)

@@ -6,7 +6,7 @@
         forward   Order, Load: window, what is new    -> keeps the window and what is new; answers to Questions
         plus      two workers' answers                -> their sum, on the way up the tree
         backward  Order, Shares                       -> keeps the gradient of the tile's own pixels
-        apply     Call, Operation                     -> keeps the pieces that it makes; numbers, such as a dot product
+        apply     Call, Operations                    -> keeps the pieces that they make; the last one's answer
         keep      what apply or backward made         -> keeps copies of them, as the next worker
 
 An array of a picture's size lies with the workers in pieces, each with the owner of its tile, and a copy with the next
@@ -94,12 +94,15 @@ class Around:
         From pieces that lie here: where in the piece, where in the window.
     others : tuple of (i, j, place)
         From what others have sent: the j-th region of the i-th of them.
+    inside : (picture, tile, region), or None
+        Instead: of the window that the last forward pass of that tile was computed from.
     """
 
     number: int
     shape: tuple[int, int]
     own: tuple[tuple[int, Window, Window], ...]
     others: tuple[tuple[int, int, Window], ...]
+    inside: tuple[int, int, Window] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,12 @@ class Operation:
     options : dict
     shapes : dict of int to (rows, columns)
         Of the tiles.
-    precision : str or None
-        Of the engine.
     """
 
     name: str
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     shapes: dict[int, tuple[int, int]]
-    precision: str | None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from ..tiled.tiling import Tiling
 from ..tiled.windows import cut, paste
 from ..tiled.work import Tree
 from . import member
-from .arrays import AT_ONCE, together
+from .arrays import AT_ONCE
+from .deferred import number_of, together
 from .layout import Layout
 from .messages import Ask, Call, Load, Order, Recipe, Send, Shares
 from .pieces import Region
@@ -110,6 +111,10 @@ class ClusterNetwork(TiledNetwork):
     def on_disk(self, height: int, width: int) -> int:
         return 0
 
+    def copied(self, pictures: int) -> int:
+        """Bytes of the copies that are here, of arrays of so many with the workers: all, where there is one worker."""
+        return pictures if self.cluster.size < COPIES else 0
+
     def fit(self, height: int, width: int, sides: Iterable[int], pictures: int = 0) -> None:
         """From now on tiles of that side with which a step of a picture of that size is soonest done.
 
@@ -128,7 +133,7 @@ class ClusterNetwork(TiledNetwork):
         """
         network, best, least = self.networks[0], None, math.inf
         workers, memory = len(self.cluster.living()), self.cluster.memory()
-        pieces = COPIES * pictures // workers
+        pieces = pictures * min(COPIES, workers) // workers
         for side in sides:
             _, backward = self._tiles(network, height, width, side)
             each = -(-len(backward) // workers)  # tiles of the busiest worker
@@ -185,7 +190,9 @@ class ClusterNetwork(TiledNetwork):
         self._step += 1
         self._at = {}
         futures: dict[int, tuple[Any, str]] = {}  # by tile: its answers, and where they are
-        call = self.cluster.store.call()
+        store = self.cluster.store
+        store.deferred.flush()
+        call = store.call()
 
         async def send(n: int) -> None:
             groups = [[ask for ask in asks[n] if ask.key in keys] for keys, _ in summed]
@@ -212,7 +219,10 @@ class ClusterNetwork(TiledNetwork):
             await self._each([n for n in range(len(asks)) if n not in futures], send)
             return await self._sums(summed, futures)
 
-        for sums in self._done(passed):
+        totals = self._done(passed)
+        windows = [tile.window for tile in plan.forward]
+        store.remember(number_of(self._pixels), self.picture, {n: (owner, windows[n]) for n, owner in self._at.items()})
+        for sums in totals:
             for key, value in sums.items():
                 a = asked[key]
                 tree = found.sums[a.what, a.tap, id(a.target if a.what == "distance" else a.guide)] = Tree(np.add)
@@ -263,6 +273,7 @@ class ClusterNetwork(TiledNetwork):
         arrays = [(tap, a) for tap in self.taps for g in gradients.get(tap, ()) for a in (g.target, g.guide)]
         done: dict[int, tuple[str, str | None]] = {}  # by tile: who has its piece, and who the copy
         store = self.cluster.store
+        store.deferred.flush()
         (number,) = store.numbers(1)
         call = store.call()
 
@@ -321,8 +332,9 @@ class ClusterNetwork(TiledNetwork):
         owner = self._owners[n]
         wanted: dict[str, list[Region]] = {}
         window = self.plans[0].forward[n].window
-        load = Load(self.cluster.store.around(self._pixels, window, owner, wanted), new)
-        taken = self.cluster.store.taken(call, wanted)
+        store, pixels = self.cluster.store, self._pixels
+        load = Load(store.around(number_of(pixels), pixels.layout, window, owner, wanted), new)
+        taken = store.taken(call, wanted)
         return (await self.cluster.scattered(load, owner) if new else load), taken
 
     def _new(self, n: int, arrays: Iterable[tuple[str, Any]]) -> dict[int, np.ndarray]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ class Held:
 
     called: float
     arrays: Arrays = field(default_factory=dict)
+    # By picture and tile: what its last forward pass was computed from, and the number of the array
+    windows: dict[tuple[int, int], tuple[int, np.ndarray]] = field(default_factory=dict)
 
 
 _HELD: dict[Driver, Held] = {}
@@ -68,8 +71,14 @@ def arrays_of(call: Call) -> Arrays:
     """A driver's arrays, once those that there are no more have been dropped."""
     held = _HELD.setdefault(call.driver, Held(0.0))
     held.called = time.monotonic()
-    for number in [n for n in held.arrays if n <= call.newest and n not in call.alive]:
+
+    def gone(number: int) -> bool:
+        return number <= call.newest and number not in call.alive
+
+    for number in filter(gone, list(held.arrays)):
         del held.arrays[number]
+    for name in [name for name, (number, _) in held.windows.items() if gone(number)]:
+        del held.windows[name]
     return held.arrays
 
 
@@ -122,8 +131,22 @@ def held(driver: Driver) -> dict[int, set[int]]:
         return {} if mine is None else {number: set(of_tiles) for number, of_tiles in mine.arrays.items()}
 
 
-def assembled(arrays: Arrays, around: Around, taken: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+def window(call: Call, picture: int, tile: int, around: Around, taken: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """The window of a tile's forward pass, put together; kept for `assembled`."""
+    found = assembled(call, around, taken)
+    _HELD[call.driver].windows[picture, tile] = around.number, found
+    return found
+
+
+def assembled(call: Call, around: Around, taken: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """A window, put together."""
+    arrays = arrays_of(call)
+    if around.inside is not None:
+        picture, tile, region = around.inside
+        number, whole = _HELD[call.driver].windows.get((picture, tile), (None, None))
+        if whole is None or number != around.number:
+            raise Missing(f"window {tile} of array {around.number}")
+        return np.ascontiguousarray(whole[ALL + region])
     parts = [(place, _piece(arrays, around.number, tile)[ALL + region]) for tile, region, place in around.own]
     parts += [(place, taken[i][j]) for i, j, place in around.others]
     out = np.empty((len(parts[0][1]), *around.shape), parts[0][1].dtype)
@@ -141,37 +164,35 @@ def _piece(arrays: Arrays, number: int, tile: int) -> np.ndarray:
 # -- what is computed with them -----------------------------------------------------------------------------------
 
 
-def apply(call: Call, operation: Operation, *taken: Sequence[np.ndarray]) -> Made:
-    """What an operation answers for each tile, and the pieces that it makes."""
+def apply(call: Call, precision: str | None, operations: Sequence[Operation], *taken: Sequence[np.ndarray]) -> Made:
+    """One operation after the other: what the last one answers for each tile, and the pieces that are made."""
     with LOCK:
-        arrays, host, answers = arrays_of(call), OWN.host(operation.precision), {}
-        made: Arrays = {}
-        ours = OURS.get(operation.name)
-        for tile, shape in operation.shapes.items():
+        arrays, host, made = arrays_of(call), OWN.host(precision), Arrays()
+        answers: dict[int, Any] = {}
+        for operation in operations:
+            method = OURS.get(operation.name)
+            called = getattr(host.vectors, operation.name) if method is None else partial(method, host)
+            for tile, shape in operation.shapes.items():
 
-            def given(a: Any, tile: int = tile, shape: tuple[int, int] = shape) -> Any:
-                match a:
-                    case Each():
-                        return given(a.of[tile])
-                    case Around():
-                        return assembled(arrays, a, taken)
-                    case Read():
-                        return _piece(arrays, a.number, tile)
-                    case Write():
-                        before = None if a.before is None else _piece(arrays, a.before, tile).copy()
-                        new = np.empty((3, *shape), host.dtype) if before is None else before
-                        return made.setdefault(a.number, {}).setdefault(tile, new)
-                return a
+                def given(a: Any, tile: int = tile, shape: tuple[int, int] = shape) -> Any:
+                    match a:
+                        case Each():
+                            return given(a.of[tile])
+                        case Around():
+                            return assembled(call, a, taken)
+                        case Read():
+                            return _piece(arrays, a.number, tile)
+                        case Write():
+                            before = None if a.before is None else _piece(arrays, a.before, tile).copy()
+                            new = np.empty((3, *shape), host.dtype) if before is None else before
+                            return made.setdefault(a.number, {}).setdefault(tile, new)
+                    return a
 
-            arguments = [given(a) for a in operation.arguments]
-            options = {name: given(a) for name, a in operation.options.items()}
-            if ours is not None:
-                answers[tile] = ours(host, *arguments, **options)
-            else:
-                answers[tile] = getattr(host.vectors, operation.name)(*arguments, **options)
-        for number, of_tiles in made.items():
-            arrays.setdefault(number, {}).update(of_tiles)
-        return answers, made
+                arguments = [given(a) for a in operation.arguments]
+                answers[tile] = called(*arguments, **{name: given(a) for name, a in operation.options.items()})
+            for number, of_tiles in made.items():
+                arrays.setdefault(number, {}).update(of_tiles)
+        return answers, {number: of_tiles for number, of_tiles in made.items() if number in call.alive}
 
 
 def block_mean(host: Engine, x: np.ndarray, k: int, out: np.ndarray) -> None:

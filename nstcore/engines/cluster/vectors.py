@@ -9,7 +9,8 @@ import numpy as np
 
 from ...optim import Vectors
 from ..tiled.vectors import JOINED
-from .arrays import Changed, ClusterArray, Out, Store
+from .arrays import Store
+from .deferred import Changed, ClusterArray, Out
 
 Array = Any
 
@@ -41,8 +42,8 @@ class ClusterVectors(Vectors):
             return getattr(self._host, name)(*given[: len(arguments)], **plain)
         if any(layout is not layouts[0] for layout in layouts):
             raise ValueError(f"{name}: expected arrays with one layout, got several")
-        found = self._store.apply(layouts[0], self._precision, name, *arguments, **options)
-        return JOINED[name](found) if name in JOINED else None
+        self._store.deferred.add(layouts[0], self._precision, name, *arguments, **options)
+        return JOINED[name](self._store.deferred.flush()) if name in JOINED else None
 
     def empty_like(self, x: Array) -> Array:
         if isinstance(x, np.ndarray):
