@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import types
+import weakref
 from pathlib import Path
 
 import numpy as np
+
+LIVING: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # memory by address
 
 
 class Memory:
@@ -16,12 +19,7 @@ class Memory:
     def __init__(self, size: int) -> None:
         self.bytes = np.full(size, 7, np.uint8)
         self.ptr = 0x7F0000000000 + 512 * id(self)
-
-    def copy_from_device_async(self, src, size, stream):
-        self.bytes[:size] = src.bytes[:size]
-
-    def memset_async(self, value, size, stream):
-        self.bytes[:size] = value
+        LIVING[self.ptr] = self
 
 
 class FakeArray:
@@ -87,6 +85,9 @@ def fake_cupy(**facts):
         fails = None
         __enter__ = __exit__ = lambda self, *_: None
 
+        def __init__(self, non_blocking=False):
+            self.ptr = self
+
         def begin_capture(self):
             cupy.captures.append("begun")
 
@@ -94,9 +95,28 @@ def fake_cupy(**facts):
             cupy.captures.append("ended")
             return types.SimpleNamespace(launch=lambda stream: cupy.captures.append(stream))
 
+        def wait_event(self, event):
+            cupy.launches.append(("wait", self, event))
+
         def synchronize(self):
             if self.fails:
                 raise RuntimeError(self.fails)
+
+    class Event:
+        def __init__(self, disable_timing=False):
+            assert disable_timing
+
+        def record(self, stream):
+            cupy.launches.append(("record", stream, self))
+
+    def copy(there, here, size, kind, stream):
+        assert kind == "device to device"
+        LIVING[there].bytes[:size] = LIVING[here].bytes[:size]
+        cupy.launches.append(("copy", stream))
+
+    def fill(there, value, size, stream):
+        LIVING[there].bytes[:size] = value
+        cupy.launches.append(("fill", stream))
 
     class MemoryPool:
         def malloc(self, size):
@@ -116,12 +136,16 @@ def fake_cupy(**facts):
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
+        Event=Event,
         MemoryPool=MemoryPool,
         is_available=lambda: facts["available"],
         runtime=types.SimpleNamespace(
             getDeviceCount=count,
             driverGetVersion=lambda: facts["driver"],
             getDeviceProperties=lambda index: {"name": b"NVIDIA H200"},
+            memcpyAsync=copy,
+            memsetAsync=fill,
+            memcpyDeviceToDevice="device to device",
         ),
     )
     return cupy

@@ -202,7 +202,8 @@ def test_free_memory_is_the_gpus_and_what_is_held_for_arrays_to_come(install):
     install(free=5_000_000)
     device = gpu.GpuDevice()
     assert device.free_bytes() == 5_001_000
-    assert CudaEngine.memory(SimpleNamespace(device=device)) == 5_001_000
+    assert CudaEngine.memory(SimpleNamespace(device=device, _most=None)) == 5_001_000
+    assert CudaEngine.memory(SimpleNamespace(device=device, _most=1000)) == 1000
 
 
 def test_too_little_memory_is_a_memory_error_with_figures(install, rung):

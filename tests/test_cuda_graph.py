@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
+import gpu_bench
+import gpu_check
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
@@ -78,6 +80,7 @@ WAYS = {
     "average pooling": {"pooling": "average"},
     "gatys2016": {"convention": "gatys2016"},
     "protected": {"protect": np.pad(np.ones((16, 36)), ((16, 0), (0, 0)))},
+    "regions": {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2},
 }
 
 
@@ -112,7 +115,6 @@ def test_graphs_hold_for_every_kind_of_objective(weights, way, monkeypatch):
     [
         ("float32", {"style_loss": "w2"}),
         ("float32", {"style_loss": "mean-std"}),
-        ("float32", {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2}),
     ],
 )
 def test_what_needs_a_number_on_its_way_is_launched_every_time(weights, precision, options, monkeypatch):
@@ -253,3 +255,26 @@ def test_sums_products_and_quotients_are_known_once_the_results_are():
 def test_a_number_that_is_not_known_yet_cannot_be_used_as_one(use):
     with pytest.raises(TypeError):
         use(Later(lambda results: 1.0))
+
+
+# -- tools/gpu_check.py ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_pictures_at_once_are_rows_beside_one_alone_and_must_have_its_loss(monkeypatch, same):
+    asked, budget = [], gpu_bench.Budget(100)
+
+    def at_once(weights, device, size, precision, counts, steps):
+        asked.append((size, precision))
+        return [(count, 0.001, same) for count in counts]
+
+    monkeypatch.setattr(gpu_check.gpu_graphs, "at_once", at_once)
+    rows = [{"size": size, "form": "nstcore tf32", "seconds": [0.01], "bytes": 1, "loss": 2.0} for size in (256, 1024)]
+    args = gpu_check.parser().parse_args(["--sizes", "128,256,1024", "--precisions", "tf32,float16"])
+    problems = gpu_check.several_at_once(None, args, budget, rows)
+    assert asked == [(256, "tf32")], "small sizes whose step was timed"
+    assert [row["form"] for row in rows[2:]] == [f"nstcore tf32, each of {n} at once" for n in gpu_check.AT_ONCE]
+    assert len(problems) == (0 if same else 3)
+    budget.seconds = 0
+    assert gpu_check.several_at_once(None, args, budget, rows) == []
+    assert "several pictures of 256x256 at once" in budget.left_out[0]

@@ -366,6 +366,7 @@ def test_the_tables_beside_the_other_rungs_have_every_whole_sum_and_leave_the_la
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in layers.splitlines()[2:]]
     whole = [r for r in step.rows if r.prediction.launch.kernel in ("conv3x3_forward", "conv3x3_backward")]
     assert len(rows) == len(whole) > 10
+    assert {row[4] for row in rows} == {"06", "10"}
     assert {row[-1] for row in rows} == {"06", "09"}
     for row in rows:
         us, megabytes, us_by_09, megabytes_by_09 = (float(row[i]) for i in (5, 6, 10, 11))

@@ -269,9 +269,10 @@ from nstcore.engines.cuda.on_cpu import OnCpuDevice
 from nstcore.engines.cuda.precision import PRECISIONS
 
 device = OnCpuDevice(build=BUILD)
-for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
+some = slice(1 if BUILD == "tsan" else None)  # where threads wait does not depend on the precision
+for precision in (PRECISIONS["float32"], PRECISIONS["float16"])[some]:
     mine = Losses(device, precision)
-    for N in (1, 3, 33):
+    for N in (33, 3, 1)[some]:
         G, A, x, dx = (device.to_device(np.ones((1, N, N), np.float32)) for _ in range(4))
         F, P, S = (device.to_device(np.ones((N, N), precision.dtype)) for _ in range(3))
         mine.squared_distance(F, P), mine.squared_sum(G), mine.max_abs(G), mine.total_variation(x, 1.0, dx, 0.5)

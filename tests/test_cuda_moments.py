@@ -200,8 +200,9 @@ from nstcore.engines.cuda.on_cpu import OnCpuDevice
 from nstcore.engines.cuda.precision import PRECISIONS
 
 device = OnCpuDevice(build=BUILD)
-for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
-    for N, M in ((1, 1), (5, 67), (33, 3)):
+some = 1 if BUILD == "tsan" else None  # where threads wait does not depend on the precision
+for precision in (PRECISIONS["float32"], PRECISIONS["float16"])[:some]:
+    for N, M in ((5, 67), (33, 3), (1, 1))[: some and 2]:
         mine, guide = Moments(device, precision), make_guide(device, "relu1_1", np.ones((1, M)), N)
         F, Y, g = (device.to_device(np.ones((M, N), precision.dtype)) for _ in range(3))
         assert (mine.sums(F, guide) == M).all()

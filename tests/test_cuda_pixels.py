@@ -161,9 +161,11 @@ for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
         pixels.prepare(device, precision, picture, x, facts)
         pixels.backward(device, precision, dy, w, gradient, facts, 1.0, True)
         y = device.to_device(np.ones((H // 2, W // 2, K), precision.dtype))
+        choices = device.to_device(np.zeros(pool.choices_size(K, H, W), np.uint8))
         for rung in pool.RUNGS:
-            pool.forward(device, precision, dy, y, K, H, W, "max", rung)
-            pool.backward(device, precision, y, dy, dx, K, H, W, "l2", True, rung)
+            pool.forward(device, precision, dy, y, K, H, W, "max", True, choices, rung)
+            kind = "average" if rung == pool.CHOICES else "l2"
+            pool.backward(device, precision, y, dy, dx, K, H, W, kind, True, choices, rung)
 print("done")
 """
 

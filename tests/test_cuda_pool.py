@@ -9,14 +9,16 @@ from cuda_devices import elements, floats, unwritten
 from nstcore.engines.cuda import pool
 from nstcore.engines.cuda.precision import FLOAT32, PRECISIONS, from_elements, to_elements
 from nstcore.errors import OptionError, ShapeError
-from nstcore.ops.pool import POOLINGS, pool_backward, pool_forward
+from nstcore.ops.pool import POOLINGS, max_pool_forward, pool_backward, pool_forward
 from nstcore.ops.relu import relu_backward
 
 U = 2.0**-24  # largest relative error of one float32 operation
 SMALLEST = 2.0**-14  # float16's smallest normal number: below it, rounding errors shrink no further
 
 each_rung = pytest.mark.parametrize("rung", pool.RUNGS)
-each_kind = pytest.mark.parametrize("kind", POOLINGS)
+# The gradient of an L2 norm needs the values
+FORMS = [(rung, kind) for rung in pool.RUNGS for kind in POOLINGS if (rung, kind) != (pool.CHOICES, "l2")]
+each_form = pytest.mark.parametrize(("rung", "kind"), FORMS)
 each_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 each_shape = pytest.mark.parametrize(
     "shape", [(1, 2, 2), (3, 5, 7), (8, 2, 3), (64, 9, 8), (513, 3, 4), (4, 67, 131)], ids=str
@@ -32,18 +34,26 @@ def numbers(shape: tuple[int, ...], precision, seed: int) -> np.ndarray:
     return from_elements(to_elements(a, precision), precision).astype(np.float64)
 
 
-def forward(device, x: np.ndarray, kind: str, precision, rung: str) -> np.ndarray:
+def both(device, x: np.ndarray, kind: str, mask: bool, precision, rung: str):
+    """x, y and the choices on the device: (H, W, C), (H/2, W/2, C) and a window more where H or W is odd."""
     C, H, W = x.shape
+    down = elements(device, x.transpose(1, 2, 0), precision)
     y = unwritten(device, (H // 2, W // 2, C), precision.dtype)
-    pool.forward(device, precision, elements(device, x.transpose(1, 2, 0), precision), y, C, H, W, kind, rung)
-    return floats(device, y, precision).transpose(2, 0, 1)
+    choices = unwritten(device, ((H + 1) // 2, (W + 1) // 2, C), np.uint8)
+    if min(H, W) > 1:
+        pool.forward(device, precision, down, y, C, H, W, kind, mask, choices, rung)
+    return down, y, choices
+
+
+def forward(device, x: np.ndarray, kind: str, precision, rung: str) -> np.ndarray:
+    return floats(device, both(device, x, kind, True, precision, rung)[1], precision).transpose(2, 0, 1)
 
 
 def backward(device, dy: np.ndarray, x: np.ndarray, kind: str, mask: bool, precision, rung: str) -> np.ndarray:
     C, H, W = x.shape
-    up, down = (elements(device, a.transpose(1, 2, 0), precision) for a in (dy, x))
-    dx = unwritten(device, (H, W, C), precision.dtype)
-    pool.backward(device, precision, up, down, dx, C, H, W, kind, mask, rung)
+    up, dx = elements(device, dy.transpose(1, 2, 0), precision), unwritten(device, (H, W, C), precision.dtype)
+    down, _, choices = both(device, x, kind, mask, precision, rung)
+    pool.backward(device, precision, up, down, dx, C, H, W, kind, mask, choices, rung)
     return floats(device, dx, precision).transpose(2, 0, 1)
 
 
@@ -85,15 +95,13 @@ def _size(expected: np.ndarray) -> np.ndarray:
 
 
 @each_shape
-@each_kind
-@each_rung
+@each_form
 def test_the_forward_pass_is_the_books(machine, shape, kind, rung):
     check_forward(machine, shape, kind, FLOAT32, rung)
 
 
 @each_precision
-@each_kind
-@each_rung
+@each_form
 @pytest.mark.parametrize("channels", [7, 16])
 def test_every_precision_pools_forward_and_backward(machine, channels, kind, precision, rung):
     check_forward(machine, (channels, 5, 6), kind, precision, rung)
@@ -102,8 +110,7 @@ def test_every_precision_pools_forward_and_backward(machine, channels, kind, pre
 
 
 @each_shape
-@each_kind
-@each_rung
+@each_form
 @pytest.mark.parametrize("mask", [False, True])
 def test_the_backward_pass_is_the_books_and_writes_everything(machine, shape, kind, mask, rung):
     check_backward(machine, shape, kind, mask, FLOAT32, rung)
@@ -123,7 +130,7 @@ def test_a_single_row_or_column_gets_no_gradient(machine, shape, rung):
 def test_what_nothing_wrote_shows_in_the_result(machine, rung):
     x = np.ones((4, 4, 4))
     x[1, 0, 0] = x[2, 3, 2] = np.nan
-    for kind in POOLINGS:
+    for kind in (k for r, k in FORMS if r == rung):
         y = machine.check(lambda device, kind=kind: forward(device, x, kind, FLOAT32, rung))
         assert np.isnan(y[1, 0, 0])
         assert np.isnan(y[2, 1, 1])
@@ -133,11 +140,42 @@ def test_what_nothing_wrote_shows_in_the_result(machine, rung):
 def test_what_does_not_fit_is_refused(machine):
     device = machine.devices[0]
     x, y = (unwritten(device, shape, np.float32) for shape in ((4, 4, 3), (2, 2, 3)))
+    choices = unwritten(device, 12, np.uint8)
     with pytest.raises(OptionError, match="expected one of max, average, l2, got 'mean'"):
-        pool.forward(device, FLOAT32, x, y, 3, 4, 4, "mean")
+        pool.forward(device, FLOAT32, x, y, 3, 4, 4, "mean", True)
     with pytest.raises(ShapeError, match="y: expected 12 elements, got 48"):
-        pool.forward(device, FLOAT32, x, x, 3, 4, 4, "max")
+        pool.forward(device, FLOAT32, x, x, 3, 4, 4, "max", True, choices)
     with pytest.raises(ShapeError, match="at least 2 rows and 2 columns to pool, got 1 x 16"):
-        pool.forward(device, FLOAT32, x, y, 3, 1, 16, "max")
+        pool.forward(device, FLOAT32, x, y, 3, 1, 16, "max", True, choices)
     with pytest.raises(ShapeError, match="dx: expected 48 elements, got 12"):
-        pool.backward(device, FLOAT32, y, x, y, 3, 4, 4, "max", True)
+        pool.backward(device, FLOAT32, y, None, y, 3, 4, 4, "max", True, choices)
+    with pytest.raises(OptionError, match="expected max or average for 03_choices, got 'l2'; take 02_vector"):
+        pool.forward(device, FLOAT32, x, y, 3, 4, 4, "l2", True, choices, pool.CHOICES)
+    for given in (None, choices[:9]):
+        with pytest.raises(ShapeError, match=r"choices: expected 12 elements, got (none|9 in shape)"):
+            pool.backward(device, FLOAT32, y, None, x, 3, 4, 4, "average", True, given)
+
+
+@pytest.mark.parametrize("kind", ["max", "average"])
+@pytest.mark.parametrize("precision", [FLOAT32, PRECISIONS["float16"]], ids=["float32", "float16"])
+def test_a_gradient_by_choices_is_that_by_values_bit_by_bit(machine, kind, precision):
+    """Where x was told to be 0 or less, and where it was never written, too."""
+    x, dy = numbers((8, 7, 9), precision, 4), numbers((8, 3, 4), precision, 5)
+    x[3, :2, 2] = np.nan
+    for mask in (False, True):
+        by_values, by_choices = (
+            machine.check(lambda device, r=rung, m=mask: backward(device, dy, x, kind, m, precision, r))
+            for rung in ("02_vector", pool.CHOICES)
+        )
+        assert by_values.tobytes() == by_choices.tobytes()
+
+
+def test_choices_tell_what_was_decided_everywhere(machine):
+    x = numbers((5, 5, 7), FLOAT32, 6)
+
+    def choices(device):
+        return device.to_host(both(device, x, "max", True, FLOAT32, pool.CHOICES)[2])
+
+    found = machine.check(choices)
+    assert np.array_equal(pool.passed(found, 5, 7), x > 0)
+    assert np.array_equal(pool.largest(found, 5, 7), max_pool_forward(x)[1])

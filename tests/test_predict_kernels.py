@@ -10,6 +10,7 @@ import bench_flops
 import predict_kernels
 import predict_memory
 import predict_times
+import predict_together
 import pytest
 from bench_common import pictures, planes, random_vgg19
 from conftest import ROOT
@@ -110,7 +111,7 @@ def test_the_largest_layer_moves_half_the_bytes_in_sixteen_bits(steps):
 def test_equal_launches_are_one_row(steps):
     found = list(grouped(steps["tf32"]))
     assert sum(n for _, n in found) == len(steps["tf32"])
-    assert [n for one, n in found if one.kernel == "conv3x3_forward"].count(3) == 2  # conv3_2 to 3_4, conv4_2 to 4_4
+    assert [n for one, n in found if one.kernel == "conv3x3_forward"].count(2) == 2  # conv3_2, conv3_3; conv4_2, 4_3
 
 
 def test_the_losses_of_a_step_are_read_in_one_copy_which_takes_the_gpu_no_time(steps):
@@ -204,7 +205,7 @@ def test_the_memory_of_a_run_is_what_its_buffers_come_to(weights):
 
 
 def test_a_run_that_is_too_large_for_the_card_is_marked(weights):
-    found = predict_memory.need(weights, "float32", 4096, "square", recorder())
+    found = predict_memory.need(weights, "float32", 5120, "square", recorder())
     assert not found.fits(predict_memory.CARD)
     assert " *" in predict_memory.table([found])
     assert "does not fit, by" in predict_memory.verdict(found)
@@ -250,6 +251,7 @@ def test_the_tables_say_what_they_are(no_compiler, monkeypatch, capsys):
     if problem := nvrtc.problem():
         pytest.skip(problem)
     monkeypatch.setattr(predict_kernels, "SIDES", (64,))
+    monkeypatch.setattr(predict_together, "SIZES", (64,))
     assert predict_kernels.main(["--sizes", "64", "--precisions", "float16", "--quiet"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("**Predictions, not measurements")
@@ -261,6 +263,16 @@ def test_the_tables_say_what_they_are(no_compiler, monkeypatch, capsys):
         assert row.gap == pytest.approx(row.count * sum(row.prediction.parts.values()))
     assert " 512 -> 512, 8x8" in said
     assert "64x64 in float16 takes" in said
+    assert predict_together.seconds(step, 1) == pytest.approx(step.seconds)
+    assert predict_together.seconds(step, 1, lone=True) == pytest.approx(
+        sum(r.count * r.prediction.lone for r in step.rows)
+    )
+    for lone in (False, True):
+        times = [predict_together.seconds(step, count, lone) for count in predict_together.COUNTS]
+        assert times == sorted(times, reverse=True), "pictures that are painted at once fill a GPU better"
+        work = sum(r.count * (r.prediction.seconds - H200.launch) / r.prediction.tail for r in step.rows)
+        assert work < times[-1] < 1.5 * work
+    assert f"| 64x64 | float16 | {1e3 * sum(r.count * r.prediction.floor for r in step.rows):.2f} |" in said
 
 
 @pytest.mark.slow

@@ -47,6 +47,7 @@ SIZES = "256,512,1024,2048"
 PASSES = (512, 1024)  # sizes of the pictures that are painted in one pass
 PARTS = ("rungs", "layers", "passes", "steps")
 GRAPHS = 128  # size of the picture for which graphs are compared with their launches
+FEW, AT_ONCE, AT_ONCE_STEPS = 512, (2, 8, 32), 50  # side of pictures, how many, steps: several painted at once
 LAYERS = 512  # size of the picture at whose layers the rungs are timed
 TABLES = ("rungs", "step")  # <!-- gpu:rungs --> and so on: VGG's, and below it that of one-pass networks
 REHEARSAL = "REHEARSAL on the CPU: every figure below is one of this script, none of a GPU"
@@ -132,10 +133,33 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             wrong = gpu_graphs.unlike(weights, args.device, GRAPHS, args.precisions)
             print(f"graphs: {'; '.join(wrong) or 'the bits of their launches'}", flush=True)
             problems += wrong
+            without = gpu_graphs.launch_by_launch(weights, args.device, GRAPHS, args.precisions[0])
+            print(f"launch by launch, as the host computes their losses: {', '.join(without) or 'none'}", flush=True)
+        if not args.quick:
+            problems += several_at_once(weights, args, budget, found["steps"])
     found["problems"] = problems
     found["left_out"] = budget.left_out
     found["took"] = round(args.seconds - budget.left, 1)
     return found
+
+
+def several_at_once(
+    weights: Any, args: argparse.Namespace, budget: gpu_bench.Budget, rows: list[dict[str, Any]]
+) -> list[str]:
+    """Add a row for each number of pictures at once, of small sizes in the first precision; what is wrong."""
+    precision, problems = args.precisions[0], []
+    for size in (size for size in args.sizes if size <= FEW):
+        before = [row for row in rows if (row["size"], row["form"]) == (size, f"nstcore {precision}")]
+        needed = sum(median(row["seconds"]) for row in before) * AT_ONCE_STEPS * sum(AT_ONCE)
+        if not before or not budget.allows(needed, f"several pictures of {size}x{size} at once"):
+            continue
+        for count, seconds, same in gpu_graphs.at_once(weights, args.device, size, precision, AT_ONCE, AT_ONCE_STEPS):
+            form = f"nstcore {precision}, each of {count} at once"
+            print(f"{size}x{size} {form}: {1e3 * seconds:.2f} ms", flush=True)
+            rows.append({"size": size, "form": form, "seconds": [seconds], "bytes": None, "loss": before[0]["loss"]})
+            if not same:
+                problems.append(f"{form} at {size}x{size}: expected the loss of one alone, got another")
+    return problems
 
 
 def run_tests(seconds: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import bench
 import predict_memory
 import predict_rungs
+import predict_together
 from bench_common import Report, commit, random_vgg19
 from predict_launches import Recorder
 from predict_steps import Step, name_of, step_of
@@ -198,6 +199,7 @@ def launches_section(args: argparse.Namespace, weights: Weights, gpu: Gpu, steps
     parts += ["What lies between floor and prediction, one limit after the other:", from_the_floor(steps)]
     parts += ["The launches that are furthest above their floors, and what would close most of the gap:", gaps(chosen)]
     parts += predict_rungs.beside(weights, chosen)
+    parts += [predict_together.WORDS, predict_together.table(weights, gpu, sorted({s.precision for s in chosen}))]
     for step in chosen:
         parts += [f"{step.size}x{step.size}, {step.precision}, predicted:", details(step, args.all)]
     return "\n\n".join(parts) + "\n"

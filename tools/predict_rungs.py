@@ -18,8 +18,10 @@ STEPS = """\
 The same steps if 09_halo_tile computed every convolution, or those that the rule would give it (`tiles.with_halo`). No
 GPU has run it, so the engine takes it only where tools/tune_tiles.py has measured that it is faster:"""
 LAYERS = """\
-Each convolution of theirs whose sum is not split, as it is and by 09; MB: what the second-level cache hands to the
-blocks; resident: blocks that a processor holds at the same time:"""
+Each convolution of theirs whose sum is not split, as it is and by 09, which leaves the pooling of "+ pool" to a launch
+of its own; MB: what the second-level cache hands to the blocks; resident: blocks that a processor holds at the same
+time:"""
+POOL = " + pool"
 
 
 def beside(weights: Weights, steps: list[Step]) -> list[str]:
@@ -42,7 +44,7 @@ def _ruled(precision: str) -> Iterator[str]:
     """For the time being a rung by the name that it gives: the production one, if the rule could choose 09 as well."""
     name = f"{conv.PRODUCTION[precision]}, or 09"
     production = conv.RUNGS[conv.PRODUCTION[precision]]
-    conv.RUNGS[name] = replace(production, launch=lambda p: tiles.with_halo(p).launch(p))
+    conv.RUNGS[name] = replace(production, launch=lambda p: tiles.with_halo(p).launch(p), pools=False)
     try:
         yield name
     finally:
@@ -68,22 +70,22 @@ def _layers(found: list[tuple[Step, Step, Step]]) -> str:
         for row in step.rows:
             launch = row.prediction.launch
             if launch.kernel in ("conv3x3_forward", "conv3x3_backward"):
-                other = mine[name_of(launch)]
+                other = mine[name_of(launch).removesuffix(POOL)]
                 tile = "x".join(other.prediction.launch.defines[name] for name in ("TILE_M", "TILE_N"))
                 label = f"{step.size}x{step.size}", step.precision, name_of(launch).removeprefix("conv3x3 ")
                 rung = launch.rung.partition("/")[2][:2]
-                by_09 = tile, *_numbers(other), other.prediction.limit
-                choice = "09" if name_of(launch) in taken else rung
-                report.rows.append((*label, str(row.count), rung, *_numbers(row), *by_09, choice))
+                by_09 = tile, *_numbers(other, row.count), other.prediction.limit
+                choice = "09" if name_of(launch).removesuffix(POOL) in taken else rung
+                report.rows.append((*label, str(row.count), rung, *_numbers(row, row.count), *by_09, choice))
     return report.markdown()
 
 
-def _numbers(row: Row) -> tuple[str, ...]:
-    """Microseconds, megabytes from the cache, blocks, and how many of them a processor holds."""
+def _numbers(row: Row, count: int) -> tuple[str, ...]:
+    """Of so many: microseconds, megabytes from the cache; of one its blocks, and how many a processor holds."""
     p = row.prediction
     return (
-        f"{1e6 * row.seconds:.1f}",
-        f"{row.count * p.work.cached / 1e6:.0f}",
+        f"{1e6 * count * p.seconds:.1f}",
+        f"{count * p.work.cached / 1e6:.0f}",
         str(p.launch.blocks),
         str(p.resident),
     )

@@ -61,11 +61,12 @@ def name_of(launch: Launch) -> str:
     if launch.kernel in CHANNELS:
         way = launch.kernel.removeprefix("conv3x3_")
         ends = [given[name] for name in CHANNELS[launch.kernel]]
-        losses = [word for name, word in (("S", "style"), ("P", "content")) if given.get(name) is not None]
+        beside = (("S", "style"), ("P", "content"), ("pooled", "pool"))
+        more = "".join(f" + {word}" for name, word in beside if given.get(name) is not None)
         size = f"{given['H']}x{given['W']}"
         if way == "parts":
             way = f"in {launch.grid[1]} parts"
-        return f"conv3x3 {way} {ends[0]} -> {ends[1]}, {size}{' + ' if losses else ''}{' + '.join(losses)}"
+        return f"conv3x3 {way} {ends[0]} -> {ends[1]}, {size}{more}"
     array = max(launch.arrays.items(), key=lambda item: item[1].nbytes, default=None)
     if launch.kernel in ("gram_partial", "gram_sum"):
         return f"{launch.kernel}, {given['count']} layers"

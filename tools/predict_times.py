@@ -25,7 +25,7 @@ from nstcore.engines.cuda import source
 from nstcore.engines.cuda.compile import compile_rung
 from nstcore.engines.cuda.nvrtc import Resources
 from nstcore.engines.cuda.pixels import PREPARED
-from nstcore.engines.cuda.tiles import HALO_COLUMNS, HALO_TILE, with_border
+from nstcore.engines.cuda.tiles import HALO_COLUMNS, HALO_TILE, POOLED, with_border
 from nstcore.errors import OptionError
 
 WARP, SCHEDULERS = 32, 4  # threads; parts of a processor, each with a quarter of its registers
@@ -250,7 +250,8 @@ def _conv(launch: Launch) -> Work:
         high = _up(int(given["H"]), m // HALO_COLUMNS) * _up(int(given["W"]), HALO_COLUMNS)
         rows = with_border(m) * (_up(inputs, chunk) + _up(style, chunk)) + n * depth
     else:
-        depth, high = _up(9 * inputs, chunk) + _up(style, chunk), _up(M, m)
+        windows = _up(int(given["H"]), 2) * _up(int(given["W"]), 2)
+        depth, high = _up(9 * inputs, chunk) + _up(style, chunk), _up(windows if launch.rung == POOLED else M, m)
         rows = (m + n) * depth
     arrays = {name: a.nbytes for name, a in launch.arrays.items()}
     if "parts" in arrays:  # of the scratch that layers share, what this one uses

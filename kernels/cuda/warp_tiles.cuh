@@ -10,7 +10,7 @@ constexpr int THREADS = 32 * WARPS_M * WARPS_N;
 
 constexpr int WARP_M = TILE_M / WARPS_M, WARP_N = TILE_N / WARPS_N;  // of D, in one warp
 constexpr int MI = WARP_M / 16, NJ = WARP_N / 8;                     // of D, in tiles of one mma
-constexpr int RESULT_PITCH = WARP_N + 8;                             // floats, see for_each_quad
+constexpr int RESULT_PITCH = WARP_N + 8;                             // floats, see for_each_slice
 constexpr int RESULT_BYTES = WARPS_M * WARPS_N * 16 * RESULT_PITCH * 4;
 static_assert(WARP_M % 32 == 0 && WARP_N % 32 == 0, "whole pairs of mma tiles, and whole lines of results");
 
@@ -72,13 +72,13 @@ __device__ __forceinline__ void multiply_add(sums& d, const uint32_t (&a)[MI][4]
 
 // ---- results -------------------------------------------------------------------------------------------------------
 
-// Calls f(m, n, float (&)[4]) for D[m][n] to D[m][n + 3] of the block's tile, neighbouring lanes for neighbouring n.
+// Calls f(m, slice) for every 16 rows of the warp's part: the first of them, and where they lie in shared memory.
 //
 // An mma leaves two neighbours of a row in a thread. Each warp passes 16 rows at a time through shared memory, so that
 // what reads and writes global memory does it in rows of 16 bytes a lane. Rows are 8 modulo 32 floats apart: the 4 rows
 // that half a warp writes at once, 8 floats of each, meet in no bank, nor do the 16-byte reads along a row.
 template <class F>
-__device__ __forceinline__ void for_each_quad(const sums& d, unsigned char* shared, F&& f) {
+__device__ __forceinline__ void for_each_slice(const sums& d, unsigned char* shared, F&& f) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   float* slice = reinterpret_cast<float*>(shared) + warp * 16 * RESULT_PITCH;
   __syncthreads();  // nobody reads fragments any more
@@ -91,13 +91,43 @@ __device__ __forceinline__ void for_each_quad(const sums& d, unsigned char* shar
         *reinterpret_cast<float2*>(slice + (lane / 4 + 4 * e) * RESULT_PITCH + 8 * j + lane % 4 * 2) =
             make_float2(d[i][j][e], d[i][j][e + 1]);
     __syncwarp();
-#pragma unroll
-    for (int at = lane; at < 16 * WARP_N / 4; at += 32) {
-      const int row = at / (WARP_N / 4), column = at % (WARP_N / 4) * 4;
-      const float4 v = *reinterpret_cast<const float4*>(slice + row * RESULT_PITCH + column);
-      float quad[4] = {v.x, v.y, v.z, v.w};
-      f(warp_row() + 16 * i + row, warp_column() + column, quad);
-    }
+    f(16 * i, static_cast<const float*>(slice));
     __syncwarp();
   }
+}
+
+constexpr int QUADS = WARP_N / 4;  // of a row
+
+__device__ __forceinline__ void read_quad(float (&quad)[4], const float* slice, int row, int column) {
+  const float4 v = *reinterpret_cast<const float4*>(slice + row * RESULT_PITCH + column);
+  quad[0] = v.x, quad[1] = v.y, quad[2] = v.z, quad[3] = v.w;
+}
+
+// Calls f(m, n, float (&)[4]) for D[m][n] to D[m][n + 3] of the block's tile, neighbouring lanes for neighbouring n.
+template <class F>
+__device__ __forceinline__ void for_each_quad(const sums& d, unsigned char* shared, F&& f) {
+  for_each_slice(d, shared, [&](int m, const float* slice) {
+#pragma unroll
+    for (int at = threadIdx.x % 32; at < 16 * QUADS; at += 32) {
+      const int row = at / QUADS, column = at % QUADS * 4;
+      float quad[4];
+      read_quad(quad, slice, row, column);
+      f(warp_row() + m + row, warp_column() + column, quad);
+    }
+  });
+}
+
+// Calls f(m, n, float (&)[4][4]) for D[m + i][n] to D[m + i][n + 3], i = 0 .. 3, of every four rows.
+template <class F>
+__device__ __forceinline__ void for_each_four(const sums& d, unsigned char* shared, F&& f) {
+  for_each_slice(d, shared, [&](int m, const float* slice) {
+#pragma unroll
+    for (int at = threadIdx.x % 32; at < 4 * QUADS; at += 32) {
+      const int row = at / QUADS * 4, column = at % QUADS * 4;
+      float quads[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) read_quad(quads[i], slice, row + i, column);
+      f(warp_row() + m + row, warp_column() + column, quads);
+    }
+  });
 }

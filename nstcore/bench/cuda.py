@@ -114,13 +114,13 @@ def _conv(at: Place, short: str) -> Runs:
     filters, turned = (device.to_device(pack(w, precision)) for pack in (layer.rung.filters, layer.rung.turned))
     x, dy = at.elements("x", LAST), at.elements("dy", LAST)
     y, dx = at.empty(dy.shape), at.empty(x.shape)
-    return {
-        "forward": Run(lambda: layer.forward(x, filters, b, None, y), lambda: {"y": at.read(y, FIRST)}),
-        "backward": Run(
+    found = {"forward": Run(lambda: layer.forward(x, filters, b, None, y), lambda: {"y": at.read(y, FIRST)})}
+    if layer.rung.backward(precision) is layer.rung:
+        found["backward"] = Run(
             lambda: layer.backward(dy, turned, None, x, None, 1.0, None, 0.0, True, dx),
             lambda: {"dx": at.read(dx, FIRST)},
-        ),
-    }
+        )
+    return found
 
 
 def _pool(at: Place, short: str) -> Runs:
@@ -128,13 +128,14 @@ def _pool(at: Place, short: str) -> Runs:
     sides = size.C, size.H, size.W
     x, dy = at.elements("x", LAST), at.elements("dy", LAST)
     y, dx = at.empty(dy.shape), at.empty(x.shape)
+    choices = at.device.empty(pool.choices_size(*sides), np.uint8)
+    forward = lambda: pool.forward(at.device, at.precision, x, y, *sides, "max", True, choices, short)  # noqa: E731
     return {
-        "forward": Run(
-            lambda: pool.forward(at.device, at.precision, x, y, *sides, "max", short), lambda: {"y": at.read(y, FIRST)}
-        ),
+        "forward": Run(forward, lambda: {"y": at.read(y, FIRST)}),
         "backward": Run(
-            lambda: pool.backward(at.device, at.precision, dy, x, dx, *sides, "max", True, short),
+            lambda: pool.backward(at.device, at.precision, dy, x, dx, *sides, "max", True, choices, short),
             lambda: {"dx": at.read(dx, FIRST)},
+            *([forward] if short == pool.CHOICES else []),  # it leaves the choices
         ),
     }
 

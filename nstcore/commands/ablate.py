@@ -17,6 +17,7 @@ from .sources import from_arguments, resolve
 from .studio import EXAMPLES
 from .study import LAYERS, read_layers
 from .sweep import paint_grid
+from .together import add_at_once
 
 # Twenty pictures in about a minute, all of them from noise: the content must come from its term alone. Noise of half
 # the size has no chequerboards of single pixels, which the network would leave where they are.
@@ -50,6 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         help="folder of the pictures and of sheet.png; one that is there is gone on with (default: a new one)",
     )
+    add_at_once(parser)
     add_volume(parser)
     add_options(parser, tuple(name for name in OPTIONS if name not in _NOT_TAKEN), DEFAULTS)
 

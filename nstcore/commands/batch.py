@@ -1,4 +1,4 @@
-"""Many pictures, one after the other: what is there is kept, what fails does not stop the rest."""
+"""Many pictures, one after the other or several at once: what is there is kept, what fails does not stop the rest."""
 
 from __future__ import annotations
 
@@ -58,13 +58,16 @@ def check_outputs(jobs: Sequence[Job]) -> None:
             first[place] = job
 
 
-def paint_all(jobs: Sequence[Job], studio: Studio, painter: Painter | None = None) -> list[Outcome]:
+def paint_all(jobs: Sequence[Job], studio: Studio, painter: Painter | None = None, at_once: int = 1) -> list[Outcome]:
     """Make every picture that is not there yet, as a run does, or with `painter`, which tells state and note. Ctrl-C
-    stops, with the picture at hand saved as far as it is. On a cluster, each of its workers makes one at a time."""
-    from . import spread
+    stops, with the picture at hand saved as far as it is. On a cluster, each of its workers makes one at a time; on a
+    GPU, `at_once` of them are made at the same time."""
+    from . import spread, together
 
     if painter is None and spread.cluster_of(jobs) is not None:
         return spread.paint_all(jobs, studio)
+    if at_once > 1 and (made := together.paint_all(jobs, studio, at_once)) is not None:
+        return made
     outcomes: list[Outcome] = []
     try:
         for number, job in enumerate(jobs, 1):

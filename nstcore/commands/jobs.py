@@ -32,6 +32,7 @@ from .normalize import SUFFIXES
 from .settings import Settings, Source
 from .sources import from_arguments, from_table, read_toml, resolve, settings_file
 from .studio import Studio
+from .together import at_once_of
 
 _GRID = ("contents", "styles", "output")
 _OUTPUT = "{content}-{style}.png"
@@ -40,8 +41,9 @@ _OUTPUT = "{content}-{style}.png"
 def run(args: argparse.Namespace) -> int:
     """Check the file, make its pictures, and say what became of them; returns the exit code."""
     jobs = read_jobs(Path(args.jobs), settings_file(args.settings), from_arguments(args))
+    at_once = at_once_of(args, jobs)
     with Studio(args.quiet, args.verbose) as studio:
-        outcomes = paint_all(jobs, studio)
+        outcomes = paint_all(jobs, studio, at_once=at_once)
         print_summary(outcomes, studio)
         return exit_code(outcomes, studio)
 

@@ -18,6 +18,7 @@ from .progress import add_volume, tell
 from .settings import Source
 from .sources import describe_recipe, from_arguments, recipe_names, resolve, settings_file
 from .studio import EXAMPLES, Studio
+from .together import add_at_once
 
 if TYPE_CHECKING:
     from ..objective import Objective
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("--settings", metavar="FILE.toml", help="options by name, and content, style, output (default: none)")
     add("--jobs", metavar="FILE.toml", help="many pictures: [defaults], [[job]], [[grid]] (default: one picture)")
+    add_at_once(parser)
     add("--list-recipes", action="store_true", help="print the recipes and their settings")
     add("--equivalents", action="store_true", help="also print the weights that mean the same in other conventions")
     add(
@@ -80,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
                     f"--jobs: expected no {what} beside it, got one; pictures and outputs are in its file"
                 )
         return jobs.run(args)
+    if args.at_once != "1":
+        raise OptionError("--at-once: expected --jobs beside it, got one picture; leave it out")
     return _run_one(args)
 
 

@@ -86,6 +86,10 @@ class Settings:
         """Whether any source gave it."""
         return name in self._level
 
+    def below(self, above: Source) -> Settings:
+        """The same under one more source."""
+        return Settings([*self._sources, above])
+
     def keywords(self) -> dict[str, Any]:
         """What was given and decides the picture, as keyword arguments of `nstcore.stylize`."""
         found = {OPTIONS[n].api_name: self[n] for n in self._level if OPTIONS[n].scope == "picture"}

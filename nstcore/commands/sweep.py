@@ -20,6 +20,7 @@ from .progress import add_volume
 from .settings import Source
 from .sources import from_arguments, option_named, read, resolve, settings_file
 from .studio import EXAMPLES, Studio
+from .together import add_at_once, at_once_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add("-o", "--output", metavar="DIR", required=True, help=f"folder of the pictures and of {SHEET} (required)")
     add("--settings", metavar="FILE.toml", help="options by name, and content and style (default: none)")
+    add_at_once(parser)
     add_volume(parser)
     add_options(parser)
 
@@ -86,7 +88,7 @@ def paint_grid(
     Parameters
     ----------
     args : Namespace
-        With `output`, `quiet` and `verbose`.
+        With `output`, `at_once`, `quiet` and `verbose`.
     content, styles, sources
         What is common to all cells; `sources` are settings, the lowest first.
     axes : sequence of (Option, values)
@@ -105,13 +107,14 @@ def paint_grid(
         output = folder / f"{_new_stem(stem(values), {job.output.stem for job in jobs})}.png"
         jobs.append(Job(content, styles, output, resolve([*sources, Source("", values)])))
     check_outputs(jobs)
+    at_once = at_once_of(args, jobs)
     with ExitStack() as stack:
         studio = stack.enter_context(Studio(args.quiet, args.verbose))
         studio.open((content, *styles), resolve(sources), {option.name for option, _ in axes})
         folder.mkdir(parents=True, exist_ok=True)
         files.check_writable(folder / SHEET)
         stack.enter_context(held(folder / SHEET))
-        outcomes = paint_all(jobs, studio)
+        outcomes = paint_all(jobs, studio, at_once=at_once)
         print_summary(outcomes, studio)
         if any(outcome.state in (MADE, KEPT) for outcome in outcomes):
             _write_sheet(folder / SHEET, outcomes, labels, axes, title, foot)

@@ -190,6 +190,7 @@ class Objective:
         self._repeated = self.engine.repeated(self.network)
         self._content = self._content_targets(picture.pixels, picture.alpha)
         self._style = self._style_targets([s.pixels for s in styles], cache)
+        self._gradients: dict[tuple[int, str], Any] = {}  # by region and tap
         self._protected: Any = None
         if protected is not None:
             whole = self.engine.array(np.broadcast_to(protected, self.shape))
@@ -328,7 +329,7 @@ class Objective:
         gradients: dict[str, list[TapGradient]] = {tap: [] for tap in network.taps}
         content: dict[str, float] = {}
         style = dict.fromkeys(self.style_layers, 0.0)
-        for targets in self._style:
+        for region, targets in enumerate(self._style):
             unguided = {tap: a for tap, a in targets.items() if a.guide is None}
             grams = network.grams(unguided) if unguided else {}
             for tap, a in targets.items():
@@ -337,7 +338,7 @@ class Objective:
                 factor = self.style_weight * a.share * a.weight
                 loss, dG, ds = a.loss(gram, sums, factor * a.scale)
                 style[tap] += loss / (self.style_weight * a.weight)
-                gradients[tap].append(TapGradient(dG=self._kept(dG), ds=ds, guide=a.guide))
+                gradients[tap].append(TapGradient(dG=self._kept(dG, region, tap), ds=ds, guide=a.guide))
         for tap, p in self._content.items():
             content[tap] = p.scale * network.squared_distance(tap, p.features)
             scale = self.content_weight * p.weight * p.scale
@@ -351,14 +352,15 @@ class Objective:
         total = self.content_weight * content_sum + self.style_weight * style_sum
         return Terms(total, content_sum, style_sum, 0.0, content, style), gradients
 
-    def _kept(self, dG: Any) -> Any:
-        """dG where the next region's Gram matrix does not overwrite it."""
+    def _kept(self, dG: Any, region: int, tap: str) -> Any:
+        """dG where the next region's Gram matrix does not overwrite it: in the same array every time."""
         if len(self._style) == 1:
             return dG
         vectors = self.engine.vectors
-        kept = vectors.empty_like(dG)
-        vectors.copy(dG, out=kept)
-        return kept
+        if (region, tap) not in self._gradients:
+            self._gradients[region, tap] = vectors.empty_like(dG)
+        vectors.copy(dG, out=self._gradients[region, tap])
+        return self._gradients[region, tap]
 
     def _channels(self, tap: str) -> int:
         return vgg.find(self.weights.architecture, tap).out_channels

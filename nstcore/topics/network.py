@@ -68,6 +68,7 @@ dw[k,c,r,s] = sum_{p,q} dy[k,p,q] xp[c,t*p+r,t*q+s]          not needed to paint
             "cuda/conv3x3/07_wgmma_16bit.cu",
             "cuda/conv3x3/08_split_sum.cu",
             "cuda/conv3x3/09_halo_tile.cu",
+            "cuda/conv3x3/10_pooled.cu",
             "cuda/border/01_replicate.cu",
             "cuda/conv/01_naive.cu",
             "cuda/conv/02_register_tile.cu",
@@ -151,6 +152,7 @@ i = 0..3 are the values of one window; an odd last row or column belongs to none
         kernels=(
             "cuda/pool/01_naive.cu",
             "cuda/pool/02_vector.cu",
+            "cuda/pool/03_choices.cu",
             "cuda/maxima/01_direct.cu",
             "cpu/winograd.c",
             "cpu/taps.c",

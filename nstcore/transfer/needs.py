@@ -44,6 +44,7 @@ _MATRICES = {"gram": 3, "centred": 6, "mean-std": 6, "w2": 14}
 # What the driver of a cluster has itself; all other arrays of a picture's size lie with the workers
 _OF_A_DRIVER = ("content targets", "style targets", "gradients of Gram matrices", "guides", "level")
 _MATRICES_OF_TARGETS = ("style targets", "gradients of Gram matrices")  # never on disk
+_NEW = 4  # arrays of a picture's size that a worker makes at once: x, m, v and the average
 _COPIES = {"targets": 2, "start": 5, "output": 6, "luminance": 10}  # of a picture, on the host, at the same time
 
 
@@ -259,10 +260,14 @@ class Needs:
         """Arrays of the engine, and copies on the host, of a picture's size; a tiled engine has them on disk, and what
         is small enough for memory in that of the host."""
         in_memory, on_disk = self.engine.in_memory, not self.engine.in_memory(self._picture(size))
-        every = arrays
+        workers = 0
         if self.engine.elsewhere:
-            arrays = {name: count for name, count in every.items() if name.startswith(_OF_A_DRIVER)}
-        workers = sum(every.values()) - sum(arrays.values())
+            from ..engines.cluster import ClusterNetwork
+
+            every, arrays = arrays, {name: count for name, count in arrays.items() if name.startswith(_OF_A_DRIVER)}
+            workers = sum(every.values()) - sum(arrays.values())
+            assert isinstance(self.network, ClusterNetwork)
+            host = {**host, "copies of the only worker's arrays": self.network.copied(workers)}
 
         def held(buffer: str, count: int) -> int:
             if buffer in _MATRICES_OF_TARGETS:
@@ -333,11 +338,14 @@ class Needs:
     def _optimizing(self, rung: Rung, history: int) -> Bytes:
         """The picture, the one that it started from, and the optimizer's arrays."""
         picture = self._picture(rung.size)
+        found = {"picture": 2 * picture}
+        if self.engine.elsewhere:  # what an operation makes lies beside what it reads
+            found |= {"gradient": picture, "new arrays": _NEW * picture}
         if self.optimizer.name == "adam":
             ahead = self.engine.vectors.adam_spares(3 * math.prod(rung.size)) * picture
-            return {"picture": 2 * picture, "Adam's m and v": 2 * picture} | ({"a step ahead": ahead} if ahead else {})
+            return found | {"Adam's m and v": 2 * picture} | ({"a step ahead": ahead} if ahead else {})
         pairs = self._pairs(rung, history)
-        return {"picture": 2 * picture, "line search": 6 * picture, f"{pairs} pairs of L-BFGS": 2 * pairs * picture}
+        return found | {"line search": 6 * picture, f"{pairs} pairs of L-BFGS": 2 * pairs * picture}
 
     def _pairs(self, rung: Rung, history: int) -> int:
         """Pairs whose memory is in use: on the host, one has none before it is first written."""

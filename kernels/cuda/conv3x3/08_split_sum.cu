@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   const int part = blockIdx.y, count = gridDim.y, chunks = all_chunks<true>(S, in, out);
   const int first = chunks * part / count, last = chunks * (part + 1) / count;
 
-  Windows windows(first_position, first_filter, out, H, W, replicate);
+  Windows windows(Rows{first_position, W}, first_filter, out, H, W, replicate);
   sums d;
   sum_chunks<true>(d, stages, windows, x, w, F, S, {style_scale, scales, SCALE_STYLE}, in, out, first, last);
 

@@ -26,13 +26,14 @@ struct Windows {
   int channels, depth;
   int tap, c, k;         // of this thread's unit in the next chunk: k counts through all taps
 
-  __device__ __forceinline__ Windows(unsigned first_position, int first_filter, int out, int H, int W, int replicate)
+  // place(m, p, q) says which row and column the m-th of the block's positions has
+  template <class Place>
+  __device__ __forceinline__ Windows(Place&& place, int first_filter, int out, int H, int W, int replicate)
       : H(H), W(W), replicate(replicate), first_filter(first_filter), out(out) {
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
-      const unsigned position = first_position + unit_row() + i * ROWS_AT_ONCE;
-      p[i] = (int)(position / W), q[i] = (int)(position % W);
-      if (p[i] >= H) p[i] = -2;  // beyond the last: outside for every tap
+      place(unit_row() + i * ROWS_AT_ONCE, p[i], q[i]);
+      if (p[i] >= H || q[i] >= W) p[i] = -2;  // beyond the last: outside for every tap
     }
   }
 
@@ -62,6 +63,17 @@ struct Windows {
     copy_rows<TILE_N>(stage + TILE_M * ROW_BYTES, w, first_filter, out, k, depth);
     k += CHUNK, c += CHUNK;
     carry();
+  }
+};
+
+// Positions row by row, from `first` on
+struct Rows {
+  unsigned first;
+  int W;
+
+  __device__ __forceinline__ void operator()(int m, int& p, int& q) const {
+    const unsigned position = first + m;
+    p = (int)(position / W), q = (int)(position % W);
   }
 };
 
@@ -106,7 +118,7 @@ __device__ __forceinline__ void conv3x3(unsigned char* stages, const element* x,
   const unsigned first_position = blockIdx.x / across * TILE_M;
   const int first_filter = blockIdx.x % across * TILE_N;
 
-  Windows windows(first_position, first_filter, out, H, W, replicate);
+  Windows windows(Rows{first_position, W}, first_filter, out, H, W, replicate);
   sums d;
   sum_chunks<STYLE>(d, stages, windows, x, w, F, S, style_scale, in, out, 0, all_chunks<STYLE>(S, in, out));
 

@@ -41,6 +41,8 @@ class CudaEngine(Engine):
         TF32 where the GPU has it, if not given: what pictures are painted with. float32 is for checks.
     convolution : str, optional
         A rung of kernels/cuda/conv3x3 by its short name, such as "04_winograd"; the production one, if not given.
+    most : int, optional
+        Bytes of the device's memory that may be planned for, where others use it, too; all, if not given.
 
     Raises
     ------
@@ -48,8 +50,10 @@ class CudaEngine(Engine):
         For a precision that there is not, or that the GPU does not have.
     """
 
-    def __init__(self, device: Device, precision: str | None = None, convolution: str | None = None) -> None:
-        self.device = device
+    def __init__(
+        self, device: Device, precision: str | None = None, convolution: str | None = None, most: int | None = None
+    ) -> None:
+        self.device, self._most = device, most
         self.elements = _best(device) if precision is None else precisions.find(precision)
         if device.architecture < self.elements.architecture:
             raise DeviceError(
@@ -73,7 +77,7 @@ class CudaEngine(Engine):
         if self.elements is FLOAT32:
             return None
         has_tf32 = self.elements is not TF32 and self.device.architecture >= TF32.architecture
-        return CudaEngine(self.device, TF32.name if has_tf32 else FLOAT32.name)
+        return CudaEngine(self.device, TF32.name if has_tf32 else FLOAT32.name, most=self._most)
 
     def describe(self) -> str:
         return f"{self.name} ({self.device.name}, {self.precision})"
@@ -98,7 +102,7 @@ class CudaEngine(Engine):
         return self.device.to_host(a)
 
     def memory(self) -> int | None:
-        return self.device.free_bytes()
+        return min((n for n in (self.device.free_bytes(), self._most) if n is not None), default=None)
 
     def style_term(self, G: Any, M: float, A: Any, M_style: float, scale: float) -> tuple[float, Any]:
         return self.losses.style(G, M, A, M_style, scale)

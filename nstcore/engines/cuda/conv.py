@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError
-from . import tiles
+from . import pool, tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
-from .tiles import HALO_TILE, SPLIT_SUM, Choice, Launch, Pass, blocks
+from .tiles import HALO_TILE, POOLED, SPLIT_SUM, Choice, Launch, Pass, blocks
 from .variants import Variant
 
 BORDER = "border/01_replicate"
@@ -53,6 +53,8 @@ class ConvRung:
         From filters (K, C, 3, 3) float32 to the order in which the kernels read them, float32.
     only : int, optional
         The only GPUs that it runs on, 90 for sm_90; all that have the precision, if not given.
+    pools : bool
+        Whether 10_pooled computes the same bits of its forward pass, where no sum is split, and pools on the way.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ConvRung:
     fused_losses: bool = True
     pack: Callable[[np.ndarray], np.ndarray] = plain
     only: int | None = None
+    pools: bool = False
 
     def filters(self, w: np.ndarray, precision: Precision) -> np.ndarray:
         """Elements of filters (K, C, 3, 3), for the forward pass."""
@@ -69,6 +72,10 @@ class ConvRung:
     def turned(self, w: np.ndarray, precision: Precision) -> np.ndarray:
         """For the backward pass: of the filters turned by 180 degrees, from K channels to C."""
         return self.filters(np.asarray(w).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], precision)
+
+    def backward(self, precision: Precision) -> ConvRung:
+        """Whose backward pass goes with it: its own, but for 10_pooled, which has none."""
+        return RUNGS[PRODUCTION[precision.name]] if self.name == POOLED else self
 
 
 # ---- how each rung is launched --------------------------------------------------------------------------------------
@@ -119,11 +126,16 @@ RUNGS = {
     "02_shared_tile": ConvRung("conv3x3/02_shared_tile", _shared_tile),
     "03_register_tile": ConvRung("conv3x3/03_register_tile", _register_tile),
     "04_winograd": ConvRung("conv3x3/04_winograd", _winograd, ("float32",), False, _winograd_filters),
-    "05_tensor_core_tf32": ConvRung("conv3x3/05_tensor_core_tf32", tiles.tensor_core, ("tf32",), pack=_rows),
-    "06_tensor_core_16bit": ConvRung("conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows),
+    "05_tensor_core_tf32": ConvRung(
+        "conv3x3/05_tensor_core_tf32", tiles.tensor_core, ("tf32",), pack=_rows, pools=True
+    ),
+    "06_tensor_core_16bit": ConvRung(
+        "conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows, pools=True
+    ),
     "07_wgmma_16bit": ConvRung("conv3x3/07_wgmma_16bit", tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
     "08_split_sum": ConvRung(SPLIT_SUM, tiles.split_sum, TENSOR_CORES, pack=_rows),
     "09_halo_tile": ConvRung(HALO_TILE, tiles.halo_tile, TENSOR_CORES, pack=_rows),
+    "10_pooled": ConvRung(POOLED, tiles.pooled, TENSOR_CORES, pack=_rows, pools=True),
 }
 PRODUCTION = {
     "float32": "03_register_tile",
@@ -140,7 +152,7 @@ def variants() -> Iterator[Variant]:
             precision = PRECISIONS[name]
             forms = {tuple(launch.defines.items()): launch for launch in _launches(rung, precision)}
             for form in forms.values():
-                production = short in (PRODUCTION[name], "08_split_sum")
+                production = short in (PRODUCTION[name], "08_split_sum", "10_pooled")
                 yield Variant(rung.name, precision, form.defines, form.shared, production)
     for precision in PRECISIONS.values():
         yield Variant(BORDER, precision, production=True)
@@ -165,7 +177,13 @@ def scratch_floats(
     """Floats that a layer needs for the parts of sums that are split; 0 for most."""
     found = RUNGS[rung] if isinstance(rung, str) else rung
     passes = _passes(precision, architecture, C, K, H, W)
-    return max(found.launch(p).parts * p.positions * 4 * blocks(p.outputs, 4) for p in passes)
+    each = zip((found, found.backward(precision)), passes, strict=True)
+    return max(one.launch(p).parts * p.positions * 4 * blocks(p.outputs, 4) for one, p in each)
+
+
+def pools(rung: ConvRung, precision: Precision, architecture: int, C: int, K: int, H: int, W: int) -> bool:
+    """Whether a layer by that rung may be made with a `pooling`."""
+    return rung.pools and tiles.pools(_passes(precision, architecture, C, K, H, W)[0])
 
 
 def _passes(precision: Precision, architecture: int, C: int, K: int, H: int, W: int) -> tuple[Pass, Pass]:
@@ -189,6 +207,8 @@ class Convolution:
         Whether the border repeats the nearest values; zeros else.
     scratch : float32, optional
         At least `scratch_floats` of them, for layers that run one after the other to share; its own, if not given.
+    pooling : {"max", "average", "l2"}, optional
+        What `forward` does with y on the way; only where `pools` says that it can.
     """
 
     def __init__(
@@ -202,6 +222,7 @@ class Convolution:
         W: int,
         replicate: bool,
         scratch: Array | None = None,
+        pooling: str | None = None,
     ) -> None:
         self.rung = RUNGS[rung] if isinstance(rung, str) else rung
         if self.rung.only not in (None, device.architecture):
@@ -216,28 +237,43 @@ class Convolution:
             )
         self.device, self.precision = device, precision
         self.C, self.K, self.H, self.W, self.replicate = C, K, H, W, replicate
-        launches = [self.rung.launch(p) for p in _passes(precision, device.architecture, C, K, H, W)]
+        forward, backward = _passes(precision, device.architecture, C, K, H, W)
         floats = scratch_floats(self.rung, precision, device.architecture, C, K, H, W)
         if floats and scratch is None:  # here and not in a pass, which may be recorded once and repeated
             scratch = device.empty(floats, np.float32)
         self._scratch = scratch if floats else None
-        self._forward = self._prepare("conv3x3_forward", launches[0])
-        self._backward = self._prepare("conv3x3_backward", launches[1])
+        self.pooling = pooling
+        self._kind = [pool.number(pooling or "max")] if pooling or self.rung.name == POOLED else []
+        launch = tiles.pooled(forward) if pooling else self.rung.launch(forward)
+        self._forward = self._prepare("conv3x3_forward", self.rung, launch)
+        back = self.rung.backward(precision)
+        self._backward = self._prepare("conv3x3_backward", back, back.launch(backward))
         if replicate:
             self._border = device.kernel(BORDER, "replicate_backward", precision)
             self._rim = blocks(2 * (H + W), 8), blocks(C, WARP)
 
-    def _prepare(self, function: str, launch: Launch) -> Callable[..., None]:
+    def _prepare(self, function: str, rung: ConvRung, launch: Launch) -> Callable[..., None]:
         """The kernel of one pass, as a function of its arguments."""
         if launch.parts:
             both = SplitSum(self.device, self.precision, launch, self._scratch)
             return both.forward if function == "conv3x3_forward" else both.backward
-        name = launch.rung or self.rung.name
+        name = launch.rung or rung.name
         kernel = self.device.kernel(name, function, self.precision, **launch.defines)
         return partial(kernel, launch.grid, launch.block, shared=launch.shared)
 
-    def forward(self, x: Array, w: Array, b: Array, linear: Array | None, y: Array) -> None:
+    def forward(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        linear: Array | None,
+        y: Array | None,
+        pooled: Array | None = None,
+        choices: Array | None = None,
+    ) -> None:
         """y = relu(conv(x, w) + b), and what goes into the ReLU where `linear` is an array.
+
+        Made with a `pooling`: of y, linear, pooled = pool(y) and choices what is an array.
 
         Parameters
         ----------
@@ -247,8 +283,12 @@ class Convolution:
         b : float32 (K,)
         linear, y : elements (H, W, K)
             Written.
+        pooled : elements (H//2, W//2, K)
+        choices : uint8 (ceil(H/2), ceil(W/2), K)
+            As `pool.forward` has them.
         """
-        self._forward(x, w, b, linear, y, self.C, self.K, self.H, self.W, self.replicate)
+        more = (pooled, choices, *self._kind) if self._kind else ()
+        self._forward(x, w, b, linear, y, *more, self.C, self.K, self.H, self.W, self.replicate)
 
     def backward(
         self,

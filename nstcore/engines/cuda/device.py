@@ -11,7 +11,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from ..memory import free_memory
 from . import source
 from .precision import FLOAT32, Precision
 from .variants import options
+
+if TYPE_CHECKING:
+    from .rounds import Rounds
 
 
 class CannotCapture(RuntimeError):
@@ -133,6 +137,10 @@ class Device(ABC):
         Multiprocessors: how many blocks there should be at least, for all of them to have work.
     shared_bytes : int
         Most dynamic shared memory that a block can have.
+    rounds : Rounds, or None
+        Those in which several pictures are painted at once.
+    packed : mapping
+        The filters that networks have here, see filters.py.
     """
 
     kind: str
@@ -140,10 +148,12 @@ class Device(ABC):
     architecture: int
     processors: int
     shared_bytes: int
+    rounds: Rounds | None = None
 
     def __init__(self) -> None:
         self._kernels: dict[Any, Kernel] = {}
         self._capturing = False
+        self.packed: WeakValueDictionary[Any, Any] = WeakValueDictionary()
 
     def kernel(self, rung: str | source.Rung, function: str, precision: Precision = FLOAT32, **defines: int) -> Kernel:
         """A kernel of a rung, compiled with -DNAME=value for each of `defines`; kept for the next call."""
@@ -199,6 +209,20 @@ class Device(ABC):
         The arrays stay in use: they must live as long as the graph. Memory can neither be taken nor exchanged with the
         host within it, nor waited for: that raises `CannotCapture`, and nothing has been recorded.
         """
+
+    @abstractmethod
+    def joined(self, graphs: Sequence[Graph]) -> Graph:
+        """One graph of several that use no array in common, or only read it: they may run at the same time.
+
+        It holds no arrays: it may be launched while all of them may be.
+        """
+
+    def launch(self, graph: Graph) -> None:
+        """Launch a graph; where several pictures are painted at once, together with the graphs of the others."""
+        if self.rounds is None:
+            graph.launch()
+        else:
+            self.rounds.launch(graph)
 
     @property
     def capturing(self) -> bool:

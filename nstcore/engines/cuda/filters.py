@@ -14,9 +14,35 @@ from .pixels import PREPARED, turned_filters
 from .precision import Precision
 
 
-def pack(steps: Sequence[Step], weights: Weights, rung: ConvRung, precision: Precision, device: Device) -> dict:
+class Packed(dict[str, Array]):
+    """Arrays by name, for as long as a network has them.
+
+    Attributes
+    ----------
+    source : list of ndarray
+        What they were made of: while these live, nothing else has their places in memory.
+    """
+
+    source: list[np.ndarray]
+
+
+def pack(steps: Sequence[Step], weights: Weights, rung: ConvRung, precision: Precision, device: Device) -> Packed:
     """Arrays of the device by name, for each convolution of `steps`: "conv1_2:bias", "..:forward", "..:backward"; and
-    "..:plain", the turned filters for the replicated border, which may be the same array as "..:backward"."""
+    "..:plain", the turned filters for the replicated border, which may be the same array as "..:backward".
+
+    The same weights lie on a device once, however many networks read them."""
+    names = [step.name for step in steps if step.kind == "conv"]
+    source = [a for name in names for a in weights.filters[name]]
+    borders = tuple(weights.padding_of(name) for name in names)
+    key = rung.name, precision.name, borders, *map(id, source)
+    found = device.packed.get(key)
+    if found is None:
+        found = device.packed[key] = Packed(_pack(steps, weights, rung, precision, device))
+        found.source = source
+    return found
+
+
+def _pack(steps: Sequence[Step], weights: Weights, rung: ConvRung, precision: Precision, device: Device) -> dict:
     packed: dict[str, Array] = {}
     for step in steps:
         if step.kind != "conv":

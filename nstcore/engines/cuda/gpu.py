@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -27,6 +27,7 @@ from .precision import Precision
 
 OLDEST = 75  # Turing: what the kernels are compiled for and checked on from
 FREE_SHARED = 48 * 1024  # bytes of shared memory that a kernel has without asking
+Work = Callable[[Any], object]  # (stream): has something done there
 
 
 def problem() -> str | None:
@@ -140,6 +141,8 @@ class GpuDevice(Device):
         self._pool = cupy.cuda.MemoryPool()
         with self.gpu:
             self.stream = cupy.cuda.Stream()
+        self._branches: list[Any] = []  # streams of joined graphs
+        self._recorded: GpuGraph | None = None
 
     def _compile(self, rung: source.Rung, function: str, precision: Precision, defines: Mapping[str, str]) -> GpuKernel:
         assert self._target is not None
@@ -201,21 +204,30 @@ class GpuDevice(Device):
                 f"copy: expected one dtype and size, got {source.dtype} {source.shape} and {out.dtype} {out.shape}"
             )
         if source.size:
-            with self.gpu:
-                out.data.copy_from_device_async(source.data, source.nbytes, self.stream)
+            runtime = self.cupy.cuda.runtime
+            there, here, size, kind = out.data.ptr, source.data.ptr, source.nbytes, runtime.memcpyDeviceToDevice
+            self._do(lambda stream: runtime.memcpyAsync(there, here, size, kind, stream.ptr))
 
     def fill_bytes(self, a: Array, byte: int) -> None:
         self._check(a)
         if a.size:
-            with self.gpu:
-                a.data.memset_async(byte, a.nbytes, self.stream)
+            runtime, there, size = self.cupy.cuda.runtime, a.data.ptr, a.nbytes
+            self._do(lambda stream: runtime.memsetAsync(there, byte, size, stream.ptr))
+
+    def _do(self, work: Work) -> None:
+        """Now, or in the graph that is recorded, which notes it down. `work` knows addresses alone, no arrays: a graph
+        holds no memory."""
+        with self.gpu:
+            work(self.stream)
+        if self._recorded is not None:
+            self._recorded.work.append(work)
 
     @contextmanager
     def capture(self) -> Iterator[GpuGraph]:
         found = GpuGraph(self)
         with self.gpu:
             self.stream.begin_capture()
-            self._capturing = True
+            self._recorded, self._capturing = found, True
             try:
                 yield found
             except BaseException:
@@ -225,7 +237,27 @@ class GpuDevice(Device):
             else:
                 found.graph = self.stream.end_capture()
             finally:
-                self._capturing = False
+                self._recorded, self._capturing = None, False
+
+    def joined(self, graphs: Sequence[Graph]) -> GpuGraph:
+        """A branch for each: recorded anew on streams of their own, which begin with this device's and end before it
+        goes on."""
+        cuda = self.cupy.cuda
+        with self.gpu:
+            while len(self._branches) < len(graphs):
+                self._branches.append(cuda.Stream(non_blocking=True))
+            begin, *ends = (cuda.Event(disable_timing=True) for _ in (None, *graphs))
+        with self.capture() as found:
+            self._recorded = None  # it is launched as a whole, never a branch of another
+            begin.record(self.stream)
+            for graph, stream, end in zip(graphs, self._branches, ends, strict=False):
+                assert isinstance(graph, GpuGraph)
+                stream.wait_event(begin)
+                for work in graph.work:
+                    work(stream)
+                end.record(stream)
+                self.stream.wait_event(end)
+        return found
 
     def synchronize(self) -> None:
         self._outside_capture("a wait")
@@ -272,11 +304,12 @@ class GpuDevice(Device):
 
 
 class GpuGraph(Graph):
-    """A CUDA graph: one launch for all that was recorded."""
+    """A CUDA graph: one launch for all that was recorded; `work` is the same, call by call, for other streams."""
 
     def __init__(self, device: GpuDevice) -> None:
         self.device = device
         self.graph: Any = None
+        self.work: list[Work] = []
 
     def launch(self) -> None:
         device = self.device
@@ -348,7 +381,8 @@ class GpuKernel(Kernel):
                 if shared > self._allowed:
                     self._function.max_dynamic_shared_size_bytes = shared
                     self._allowed = shared
-                self._function(grid, block, tuple(map(_argument, arguments)), shared_mem=shared, stream=device.stream)
+            values, function = tuple(map(_argument, arguments)), self._function
+            device._do(lambda stream: function(grid, block, values, shared_mem=shared, stream=stream))
         except RuntimeError as error:
             raise RuntimeError(f"{self.name}: the launch of {grid} x {block} failed: {_line(error)}") from error
         device.launched = self.name

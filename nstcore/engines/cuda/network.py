@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
 
 from ... import vgg
 from ...errors import ShapeError
 from ...pretrained.weights import Weights
 from ...vgg import Step
 from ..base import BACKWARD, FORWARD, PIXELS, TapGradient
-from . import features, filters
-from .conv import RUNGS, Convolution, scratch_floats
+from . import features, filters, pool
+from .conv import RUNGS, Convolution, pools, scratch_floats
 from .device import Array, Device
 from .gram import Grams
 from .later import Check
@@ -25,9 +28,7 @@ from .losses import Losses
 from .moments import Moments
 from .pixels import backward as pixels_backward
 from .pixels import prepare
-from .plan import Plan, Sizes, gone, network_plan
-from .pool import backward as pool_backward
-from .pool import forward as pool_forward
+from .plan import Plan, Pooled, Sizes, gone, network_plan
 from .precision import FLOAT16, Precision
 from .statistics import CudaStatistics
 from .tap_gradients import TapGradients
@@ -74,7 +75,8 @@ class CudaNetwork(CudaStatistics):
         self.moments = Moments(device, precision)
         self.rung = RUNGS[rung]
         self.filters = filters.pack(self.steps, weights, self.rung, precision, device)
-        self._gone = gone(self.steps, self.taps)
+        self._choosing = pool.PRODUCTION[pooling] == pool.CHOICES
+        self._gone = gone(self.steps, self.taps, self._choosing)
         self._empty()
 
     def _empty(self) -> None:
@@ -106,8 +108,18 @@ class CudaNetwork(CudaStatistics):
         partials = Grams(self.device, self.precision, matrices).partial_floats if matrices else 0
         layers = [(filters.inputs(step), *shapes[step.output]) for step in self.steps if step.kind == "conv"]
         sums = max(scratch_floats(self.rung, self.precision, self.device.architecture, *layer) for layer in layers)
-        sizes = Sizes(self.taps, self.part, height, width, shapes, self.precision.dtype, partials, sums)
+        pooled = Pooled(self._choosing, self._fused(shapes))
+        sizes = Sizes(self.taps, self.part, height, width, shapes, self.precision.dtype, partials, sums, pooled)
         return network_plan(self.steps, sizes)
+
+    def _fused(self, shapes: Mapping[str, tuple[int, int, int]]) -> set[str]:
+        """Convolutions that do the pooling above them as well."""
+        asked = self.rung, self.precision, self.device.architecture
+        return {
+            step.name
+            for step, above in pairwise(self.steps)
+            if above.kind == "pool" and pools(*asked, filters.inputs(step), *shapes[step.output])
+        }
 
     def _matrix(self, shapes: Mapping[str, tuple[int, int, int]], tap: str) -> tuple[int, int]:
         """(N, M) of a tap."""
@@ -128,6 +140,7 @@ class CudaNetwork(CudaStatistics):
         self.size, self.buffers, self._grams, self._scratch = (0, 0), {}, {}, None
         self._void()
         self.buffers = plan.allocate(self.device)
+        fused = self._fused(shapes)
         self._convolutions = {
             step.name: Convolution(
                 self.device,
@@ -137,6 +150,7 @@ class CudaNetwork(CudaStatistics):
                 *shapes[step.output],
                 self._replicates(step),
                 self.buffers.get("parts of sums"),
+                self.pooling if step.name in fused else None,
             )
             for step in self.steps
             if step.kind == "conv"
@@ -174,23 +188,45 @@ class CudaNetwork(CudaStatistics):
         else:
             x = self.buffers["input"]
         for i, step in enumerate(self.steps):
-            y = self.buffers[step.output]
-            with self._timed(step.name, FORWARD):
-                if i == 0 and self.part.first > 1:
-                    features.enter(self.device, self.precision, pixels, x)
-                self._step_forward(step, x, y)
-            x = y
+            done = step.kind == "pool" and self._convolutions[self.steps[i - 1].name].pooling is not None
+            if not done:
+                with self._timed(step.name, FORWARD):
+                    if i == 0 and self.part.first > 1:
+                        features.enter(self.device, self.precision, pixels, x)
+                    self._step_forward(i, x)
+            x = self.buffers.get(step.output)
         self._there = True
 
-    def _step_forward(self, step: Step, x: Array, y: Array) -> None:
+    def _step_forward(self, i: int, x: Array) -> None:
+        """Step i, and where its convolution pools, that too."""
+        step, buffers = self.steps[i], self.buffers
         if step.kind == "conv":
-            # ops.conv_forward, ops.bias_forward, ops.relu_forward
+            layer = self._convolutions[step.name]
+            pooled = self.steps[i + 1].name if layer.pooling else ""
             w, bias = self.filters[f"{step.name}:forward"], self.filters[f"{step.name}:bias"]
-            self._convolutions[step.name].forward(x, w, bias, self.buffers.get(step.name), y)
+            outputs = (buffers.get(name) for name in (step.name, step.output, pooled, f"{pooled}:choices"))
+            # ops.conv_forward, ops.bias_forward, ops.relu_forward; ops.pool_forward
+            layer.forward(x, w, bias, *outputs)
         else:
             # ops.pool_forward
             H, W, C = x.shape
-            pool_forward(self.device, self.precision, x, y, C, H, W, self.pooling)
+            y, choices = buffers[step.output], buffers.get(f"{step.name}:choices")
+            pool.forward(self.device, self.precision, x, y, C, H, W, self.pooling, True, choices)
+
+    def decisions(self) -> dict[str, np.ndarray]:
+        self._need_features()
+        found, shapes = {}, self.shapes(*self.size)
+        chosen = {below.name: above.name for below, above in pairwise(self.steps) if above.kind == "pool"}
+        for step in self.steps:
+            above = chosen.get(step.name, "") if self._choosing else ""
+            if above:
+                bits, (_, H, W) = self.device.to_host(self.buffers[f"{above}:choices"]), shapes[step.output]
+                found[step.output] = pool.passed(bits, H, W)
+                if self.pooling == "max":
+                    found[above] = pool.largest(bits, H, W)
+            elif step.kind == "conv":
+                found[step.output] = self.features(step.output) > 0
+        return found
 
     def _wait(self) -> None:
         self.device.synchronize()
@@ -262,7 +298,8 @@ class CudaNetwork(CudaStatistics):
     def _step_backward(self, i: int, sent: TapGradients) -> None:
         """Step i, and what the losses add at the layer below."""
         step, below, buffers = self.steps[i], self.steps[i - 1], self.buffers
-        dy, x, dx = buffers[f"{step.output}:gradient"], buffers[below.output], buffers[f"{below.output}:gradient"]
+        dy, dx = buffers[f"{step.output}:gradient"], buffers[f"{below.output}:gradient"]
+        x = buffers.get(below.output)
         mask = below.kind == "conv"
         if step.kind == "conv":
             # ops.conv_backward, the first loss at the layer below, ops.relu_backward
@@ -273,8 +310,9 @@ class CudaNetwork(CudaStatistics):
             sent.add(below.output, others, mask, dx)
         else:
             # ops.pool_backward, ops.relu_backward; then the losses at the layer below
-            H, W, C = x.shape
-            pool_backward(self.device, self.precision, dy, x, dx, C, H, W, self.pooling, mask)
+            H, W, C = dx.shape
+            choices = buffers.get(f"{step.name}:choices")
+            pool.backward(self.device, self.precision, dy, x, dx, C, H, W, self.pooling, mask, choices)
             sent.add_all(below.output, mask, dx)
         if mask:  # before the ReLU
             sent.add_all(below.name, False, dx)

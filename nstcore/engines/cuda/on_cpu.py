@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,13 @@ class OnCpuDevice(Device):
             yield self._recorded
         finally:
             self._recorded, self._capturing = None, False
+
+    def joined(self, graphs: Sequence[Graph]) -> OnCpuGraph:
+        """Their launches in turn, one of each: what only works in another order, or alone, goes wrong here, too."""
+        with self.capture() as found:
+            for works in zip_longest(*(graph.work for graph in graphs if isinstance(graph, OnCpuGraph))):
+                found.work += [work for work in works if work is not None]
+        return found
 
     def synchronize(self) -> None:
         """Launches are over when they return."""

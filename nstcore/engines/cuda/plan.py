@@ -1,15 +1,18 @@
 """One block of device memory for every buffer of a step, planned before anything is allocated.
 
 A buffer lives from the moment that it is written to the moment that it is last read; buffers whose lives do not meet
-share memory. So the gradients of a backward pass lie where features were that nobody needs any more, and cost next to
-nothing: at its fullest, right after the forward pass, memory holds the features and little else.
+share memory. So the gradients of a backward pass lie where features were that nobody needs any more. Features that were
+pooled do not wait for it: what the pooling needs of them is in its choices. So memory is fullest right after the
+forward pass, or in VGG's first block on the way back, with one layer and the gradients on both sides of the convolution
+above it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,8 +91,24 @@ class Plan:
         return views
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """How the poolings of a network are done.
+
+    Attributes
+    ----------
+    choosing : bool
+        Whether they leave choices, after which nobody but a tap needs the features that were pooled.
+    fused : collection of str
+        Convolutions that do the pooling above them: their features are only written where somebody needs them.
+    """
+
+    choosing: bool = False
+    fused: Collection[str] = ()
+
+
 def lives(
-    steps: Sequence[Step], taps: Sequence[str], shapes: Mapping[str, tuple[int, int, int]]
+    steps: Sequence[Step], taps: Sequence[str], shapes: Mapping[str, tuple[int, int, int]], pooled: Pooled = Pooled()
 ) -> Iterator[tuple[str, tuple[int, int, int], int, int]]:
     """Name, shape (H, W, K), and first and last moment of every feature and gradient of a step.
 
@@ -102,18 +121,34 @@ def lives(
         Of a `Network`.
     shapes : mapping
         (K, H, W) of every layer that is computed.
+    pooled : Pooled
     """
     n = len(steps)
     for i, step in enumerate(steps):
         K, H, W = shapes[step.output]
         shape, forward, backward = (H, W, K), i + 1, 2 * n + 1 - i
         arrives = backward - 1  # when the gradient at this layer is computed: for the top, with the statistics
-        # A convolution's output is its ReLU's mask, and a maximum's choice; a pooling's is needed by the next step only
-        needed = step.kind == "conv" or step.output in taps
-        yield step.output, shape, forward, arrives if needed else forward + 1
+        # A convolution's output is its ReLU's mask and a maximum's choice, unless a byte tells them (see pool.py); a
+        # pooling's is needed by the next step only
+        chosen = pooled.choosing and step.kind == "conv" and i + 1 < n and steps[i + 1].kind == "pool"
+        needed = step.output in taps or (step.kind == "conv" and not chosen)
+        at = forward - 1 if step.kind == "pool" and steps[i - 1].name in pooled.fused else forward
+        if needed or not (chosen and step.name in pooled.fused):
+            yield step.output, shape, at, arrives if needed else forward + 1
         if step.kind == "conv" and step.name in taps:  # before the ReLU
             yield step.name, shape, forward, arrives
         yield f"{step.output}:gradient", shape, arrives, backward
+
+
+def choices(
+    steps: Sequence[Step], shapes: Mapping[str, tuple[int, int, int]], pooled: Pooled
+) -> Iterator[tuple[str, tuple[int, int, int], int, int]]:
+    """The same of what poolings leave for the way back, bytes: by "pool1:choices"."""
+    for i, step in enumerate(steps):
+        if step.kind == "pool" and pooled.choosing:
+            K, H, W = shapes[steps[i - 1].output]
+            forward = i if steps[i - 1].name in pooled.fused else i + 1
+            yield f"{step.name}:choices", (-(-H // 2), -(-W // 2), K), forward, 2 * len(steps) + 1 - i
 
 
 def statistics(n: int) -> int:
@@ -139,6 +174,7 @@ class Sizes:
         Floats in which the pieces of Gram matrices lie.
     sums : int
         Floats in which the parts of split sums lie.
+    pooled : Pooled
     """
 
     taps: Sequence[str]
@@ -149,6 +185,7 @@ class Sizes:
     element: np.dtype
     partials: int
     sums: int
+    pooled: Pooled
 
 
 def network_plan(steps: Sequence[Step], sizes: Sizes) -> Plan:
@@ -172,8 +209,10 @@ def network_plan(steps: Sequence[Step], sizes: Sizes) -> Plan:
         plan.add("gradient", (3, *plane), np.float32, 2 * n + 1, 2 * n + 1)
     if sizes.part.last is not None:
         plan.add("output", shapes[steps[-1].output], np.float32, statistics(n), statistics(n))
-    for name, shape, first, last in lives(steps, sizes.taps, shapes):
+    for name, shape, first, last in lives(steps, sizes.taps, shapes, sizes.pooled):
         plan.add(name, shape, E, first, last)
+    for name, shape, first, last in choices(steps, shapes, sizes.pooled):
+        plan.add(name, shape, np.uint8, first, last)
     for tap in sizes.taps:
         N = shapes[next(s.output for s in steps if tap in s.layers)][0]
         plan.add(f"{tap}:gram", (N, N), np.float32, *always)
@@ -187,6 +226,8 @@ def network_plan(steps: Sequence[Step], sizes: Sizes) -> Plan:
     return plan
 
 
-def gone(steps: Sequence[Step], taps: Sequence[str]) -> set[str]:
+def gone(steps: Sequence[Step], taps: Sequence[str], choosing: bool) -> set[str]:
     """Layers whose features another buffer may have overwritten when the forward pass is done."""
-    return {s.output for s in steps[:-1] if s.kind == "pool"} - set(taps)
+    pools = {s.output for s in steps[:-1] if s.kind == "pool"}
+    below = {below.output for below, s in pairwise(steps) if s.kind == "pool" and choosing}
+    return (pools | below) - set(taps)

@@ -37,9 +37,10 @@ class Repeated:
 
     The first call launches one kernel after the other, which also compiles them and makes every buffer; the second
     records the launches; all others launch what was recorded, again with smaller loss scales where a gradient was
-    beyond float16. Where an evaluation needs a number on its way (a Wasserstein distance is computed on the host), or a
-    step is being timed, every call is as the first. When the network has got other buffers, it begins anew. While
-    something larger is recorded, it is a part of that, and tells what is `Unread`.
+    beyond float16. Where an evaluation needs a number on its way, or a step is being timed, every call is as the first:
+    all style losses but that of Gram matrices are computed on the host, in float64, W2 with square roots of matrices.
+    When the network has got other buffers, it begins anew. While something larger is recorded, it is a part of that,
+    and tells what is `Unread`.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class Repeated:
         assert self._result is not None
         self.device.copy(x, self.network.buffers["input"])
         while True:
-            self._graph.launch()
+            self.device.launch(self._graph)
             results = self.losses.results()
             lowered = [check.scale.lower() for check in overflowed(self._checks, results)]
             if not any(lowered):
@@ -147,7 +148,7 @@ class Recorded:
     reading: Reading
 
     def launch(self) -> None:
-        self.graph.launch()
+        self.reading.device.launch(self.graph)
         self.reading.begin()
 
     def read(self) -> tuple[bool, Any]:

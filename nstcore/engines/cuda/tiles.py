@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .precision import Precision
 
 SPLIT_SUM = "conv3x3/08_split_sum"
 HALO_TILE = "conv3x3/09_halo_tile"
+POOLED = "conv3x3/10_pooled"
 Tile = tuple[int, int]
 
 # Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long a chunk of one
@@ -255,6 +256,20 @@ def split_sum(p: Pass) -> Launch:
 def halo_tile(p: Pass) -> Launch:
     """A block: a rectangle of positions."""
     return halo(p).launch(p)
+
+
+def pooled(p: Pass) -> Launch:
+    """Of 10, a block: the tile that is chosen for the layer, of windows of four positions; one block for a sum."""
+    m, n = (predicted(p) if chosen(p).halo else chosen(p)).tile
+    windows = blocks(p.H, 2) * blocks(p.W, 2)
+    usual = Choice((m, n)).launch(p)
+    return replace(usual, grid=(blocks(windows, m // 4) * blocks(p.outputs, n),), rung=POOLED)
+
+
+def pools(p: Pass) -> bool:
+    """Whether 10 takes the place of what is chosen for a layer: not where that splits its sums, or is 09."""
+    choice = chosen(p)
+    return choice.parts == 1 and not choice.halo
 
 
 def wgmma(p: Pass) -> Launch:
