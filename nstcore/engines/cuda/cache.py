@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ...pretrained.places import cache_folder
 
-LIMIT = 256 * 2**20  # bytes; one version of all kernels for one GPU is about 3 MB
+LIMIT = 512 * 2**20  # bytes; one version of all kernels for one GPU is about 3 MB
 
 
 def folder() -> Path:

@@ -31,8 +31,8 @@ COMMON = [
 BUILDS = {
     "fast": ["-O2", "-march=native"],
     "debug": ["-O0", "-g"],
-    "asan": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "tsan": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"],
+    "asan": ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "tsan": ["-O0", "-g1", "-fno-omit-frame-pointer", "-fsanitize=thread"],
 }
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.S)
