@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 from conftest import smooth_picture
 from PIL import Image
 
-from nstcore import images
+from nstcore import disk, images
 from nstcore.errors import OptionError, OutputError, PictureError
-from nstcore.images import read
+from nstcore.images import pictures, read
 
 PICTURE = (smooth_picture(20, 30) * 255).astype(np.uint8)
 
@@ -113,6 +114,25 @@ def test_a_picture_of_absurd_size_is_refused_before_it_is_decoded(tmp_path, monk
 def test_arrays_that_are_no_pictures_are_refused(array):
     with pytest.raises(PictureError, match="picture"):
         images.as_pixels(array)
+
+
+@pytest.mark.parametrize("kind", ["opaque", "alpha", "hidden", "float64", "grey"])
+def test_the_hash_of_a_picture_is_that_of_its_pixels_however_large_it_is(kind, monkeypatch, tmp_path):
+    alpha = np.random.default_rng(4).integers(0, 3, (20, 30, 1), np.uint8) * 127
+    picture = {
+        "opaque": PICTURE,
+        "alpha": np.dstack([PICTURE, alpha]),
+        "hidden": np.dstack([PICTURE, alpha * 0]),
+        "float64": PICTURE / 255,
+        "grey": PICTURE[..., 0],
+    }[kind]
+    forms = [picture] if kind == "float64" else [picture, Image.fromarray(picture)]
+    expected = hashlib.sha256(images.as_pixels(picture).tobytes()).hexdigest()
+    assert [images.pixels_sha256(form) for form in forms] == [expected] * len(forms)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(pictures, "LARGE", 0)
+    monkeypatch.setattr(disk, "STRIP_BYTES", 500)
+    assert [images.pixels_sha256(form) for form in forms] == [expected] * len(forms)
 
 
 def test_resizing_keeps_a_constant_and_the_mean():

@@ -1,27 +1,21 @@
-"""tools/predict_tiles.py: it counts what the program computes, holds, stores and sends; its page is not stale."""
+"""tools/predict_tiles.py: it counts what the program computes, holds and stores; its page is not stale."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import ClassVar
 
 import bench
-import cluster_costs
 import numpy as np
 import predict_tiles
 import pytest
 import tile_constants
 import tile_costs
-from cluster_costs import Links, Worker
 from conftest import random_weights
 from tile_costs import FLOAT, parts_of
 
 from nstcore import ops, vgg
-from nstcore.engines.cluster import ClusterEngine, member
-from nstcore.engines.cluster.messages import Load, Shares
 from nstcore.engines.reference import ReferenceEngine
 from nstcore.engines.tiled import TiledEngine, Tiling
 from nstcore.errors import OptionError
@@ -31,8 +25,6 @@ from nstcore.transfer.preview import estimate
 IN_MEMORY = 1 << 40
 NARROW = ((2, 4), (2, 6), (3, 8), (2, 8), (1, 4))  # blocks: (convolutions, filters)
 CONSTANTS = tile_constants.read()
-WIDE = Links(bandwidth=1e30, between=1e30, latency=0.0, task=0.0, add=0.0, update=0.0)
-WORKER = Worker(forward=1e-6, backward=2e-6, bytes_a_pixel=1000.0, filters=1e8, memory=16e9)
 
 
 @pytest.fixture
@@ -146,163 +138,6 @@ def test_what_lies_on_disk_is_what_a_run_plans(weights):
     found = estimate(content, content, weights=weights, engine=engine, **options)
     pictures = next(phase.disk for phase in found.plan.phases if phase.name == "steps")
     assert pictures == tile_costs.disk_of_a_run(parts_of("vgg19", found.engine.tiling.cuts)) * size**2
-
-
-# -- a cluster -------------------------------------------------------------------------------------------------------
-
-
-class Here:
-    """A cluster of workers who all are this process; it counts what would cross the wire."""
-
-    precision, driver, where = "float32", "driver", "here"
-
-    def __init__(self, workers):
-        self.members = [f"tcp://10.0.0.{n}:1" for n in range(workers)]
-        self.networks = set()
-        self.numbers = iter(range(1, 1000))
-        self.sent = Counter()
-        self.space = {}  # by worker: what `member` keeps
-
-    def number(self):
-        return next(self.numbers)
-
-    def describe(self):
-        return "the book"
-
-    def tell(self, line):
-        raise AssertionError(line)
-
-    def neighbours(self):
-        return {}
-
-    def begin(self, number, recipe):
-        for address in self.members:
-            self._at(address, member.begin, self.driver, number, recipe)
-        return self.members
-
-    def watched(self, work, needs):
-        return asyncio.run(work)
-
-    def submit(self, function, *arguments, worker):
-        given = []
-        for argument in arguments:
-            if isinstance(argument, Future):
-                if argument.worker != worker:
-                    self.sent["between"] += bytes_of(argument.value)
-                    self.sent["crossings"] += function is member.plus
-                argument = argument.value
-            given.append(argument)
-        return Future(self._at(worker, function, *given), worker)
-
-    async def scattered(self, data, worker):
-        self.sent["windows" if isinstance(data, Load) else "shares"] += bytes_of(data)
-        return Future(data, worker)
-
-    async def result(self, futures):
-        many = futures if isinstance(futures, list) else [futures]
-        self.sent["answers" if isinstance(futures, list) else "gradients"] += sum(bytes_of(f.value) for f in many)
-        return [f.value for f in many] if isinstance(futures, list) else futures.value
-
-    def _at(self, worker, function, *arguments):
-        member.OWN.device = "reference"
-        member._KEPT.clear()
-        member._KEPT.update(self.space.setdefault(worker, {}))
-        found = function(*arguments)
-        self.space[worker] = dict(member._KEPT)
-        return found
-
-
-class Future:
-    status = "finished"
-
-    def __init__(self, value, worker):
-        self.value, self.worker = value, worker
-
-
-def bytes_of(value) -> int:
-    """Of arrays and numbers in whatever holds them."""
-    if isinstance(value, np.ndarray | np.generic | float):
-        return np.asarray(value).nbytes
-    if isinstance(value, Load):
-        return bytes_of(value.window) + bytes_of(list(value.new.values()))
-    if isinstance(value, Shares):
-        return sum(bytes_of([s.dG, s.ds]) for s in value.all)
-    if isinstance(value, dict):
-        return bytes_of(list(value.values()))
-    return sum(map(bytes_of, value)) if isinstance(value, list | tuple) else 0
-
-
-@pytest.fixture
-def members(monkeypatch):
-    """The workers' module, left as it was found."""
-    monkeypatch.setattr(member, "OWN", member.Own())
-    monkeypatch.setattr(member, "_KEPT", {})
-
-
-@pytest.mark.parametrize(("size", "side", "workers"), [(160, 48, 3), (128, 48, 20), (96, 32, 1)])
-def test_what_crosses_the_wire_is_what_is_sent(weights, members, size, side, workers):
-    cluster = Here(workers)
-    engine = ClusterEngine(cluster, ReferenceEngine("float32"), side=side)
-    objective, pixels = objective_of(weights, size, engine)
-    objective(pixels)  # content targets go to their owners once
-    cluster.sent.clear()
-    objective(pixels)
-    found, sent = cluster_costs.wire("vgg19", size, side, workers), cluster.sent
-    assert sent["windows"] == found.windows
-    assert sent["gradients"] == found.gradients
-    assert sent["answers"] == found.answers
-    assert sent["shares"] == found.shares
-    assert sent["crossings"] == found.crossings
-    used = len(set(cluster_costs.owners(found.tiles, workers)))
-    assert sent["between"] == found.between + found.shares * (found.tiles - owned_by_first(found.tiles, workers))
-    assert used == min(workers, found.tiles)
-
-
-def owned_by_first(tiles, workers) -> int:
-    return cluster_costs.owners(tiles, workers).count(0)
-
-
-@pytest.mark.parametrize(("size", "workers", "memory"), [(640, 1, 3.0), (640, 3, 3.0), (1024, 7, 1e3)])
-def test_tiles_are_those_that_the_cluster_would_choose(weights, members, monkeypatch, size, workers, memory):
-    """`memory` in megabytes above those of the filters."""
-    cluster = Here(workers)
-    cluster.living = lambda: cluster.members
-    network = ClusterEngine(cluster, ReferenceEngine("float32")).network(weights, tile_costs.TAPS, "max")
-    filters = network.networks[0].memory(512, 512)["filters"]
-    monkeypatch.setattr(network.networks[0], "memory", lambda H, W, taps=(): {"filters": filters, "all": 10 * H * W})
-    cluster.memory = lambda: filters + memory * 1e6
-    network.fit(size, size, range(128, size + 32, 32))
-    worker = Worker(1.0, 1.0, 10.0, filters, filters + memory * 1e6)
-    (part,) = parts_of("vgg19")
-    if workers == 1:
-        assert cluster_costs.best_side(part, size, workers, worker)[1] is False
-    assert cluster_costs.best_side(part, size, workers, worker)[0] == network.sides[0]
-
-
-def test_workers_without_the_memory_for_a_tile_are_refused():
-    with pytest.raises(ValueError, match="too little"):
-        cluster_costs.best_side(parts_of("vgg19")[0], 4096, 10, replace(WORKER, memory=1e8))
-
-
-def test_a_worker_that_holds_all_of_a_picture_loses_nothing():
-    found = cluster_costs.predict("vgg19", 1024, 1, WORKER, WIDE)
-    assert found.side == 1024
-    assert found.efficiency == pytest.approx(1)
-    assert not found.driven
-
-
-def test_a_step_takes_longer_on_slower_links_and_the_driver_is_the_limit_in_the_end():
-    (whole,) = parts_of("vgg19")
-    before = cluster_costs.predict("vgg19", 8192, 100, WORKER, WIDE).total
-    slower = {"bandwidth": 1e8, "between": 1e7, "latency": 0.1, "task": 0.1, "add": 1.0, "update": 1.0}
-    for name, value in slower.items():
-        found = cluster_costs.predict("vgg19", 8192, 100, WORKER, replace(WIDE, **{name: value}))
-        assert found.total > before, name
-    links = replace(WIDE, bandwidth=1e8)
-    found = cluster_costs.predict("vgg19", 8192, 1000, WORKER, links)
-    assert found.driven
-    assert found.total >= 2 * whole.input * 8192**2 / 1e8
-    assert found.efficiency * 1000 < cluster_costs.most_workers("vgg19", WORKER, links)
 
 
 # -- the page --------------------------------------------------------------------------------------------------------

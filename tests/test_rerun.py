@@ -17,7 +17,7 @@ from command_desk import (
 from conftest import random_weights
 
 import nstcore
-from nstcore import images
+from nstcore import disk, images
 from nstcore.engines.cpu import CpuEngine
 from nstcore.pretrained import write_weights
 
@@ -164,12 +164,31 @@ def test_a_picture_without_settings_is_refused_in_one_line(desk, capsys, name):
     assert name in one_line(capsys)
 
 
-def test_a_changed_pixel_is_told(out, capsys):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_changed_pixel_is_told(out, capsys, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(images, "LARGE", 0)
+        monkeypatch.setattr(disk, "STRIP_BYTES", 900)
+        assert main("rerun", out, "-o", "same.png") == 0
+        assert "identical" in capsys.readouterr().out
     record, pixels = images.read_metadata(out), images.as_pixels(out).copy()
     pixels[0, 0, 0] = 1 - pixels[0, 0, 0]
     images.write_picture(out, pixels, record)
     assert main("rerun", out) == 0
-    assert f"{1 / np.size(pixels):.1%} of the values" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{1 / np.size(pixels):.1%} of the values" in said
+    assert f"{np.abs(pixels[0, 0, 0] * 2 - 1) * 255:.1f}/255 at most" in said
+
+
+def test_a_change_of_alpha_alone_is_told(desk, capsys):
+    seen = images.as_pixels("photos/a.png")
+    images.write_picture("clear.png", seen, alpha=np.full(seen.shape[1:], 0.5, np.float32))
+    assert run("clear.png", "art/x.png", "-o", "out.png", "--quiet") == 0
+    record, loaded = images.read_metadata("out.png"), images.load("out.png")
+    loaded.alpha[-1, -1] = 1
+    images.write_picture("out.png", loaded.pixels, record, alpha=loaded.alpha)
+    assert main("rerun", "out.png") == 0
+    assert "the pixels differ from those of out.png: 0.0% of the values" in capsys.readouterr().out
 
 
 def test_what_fitted_the_memory_then_is_made_at_that_size_now(desk, capsys, monkeypatch):

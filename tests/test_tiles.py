@@ -169,6 +169,20 @@ def test_arrays_on_disk_hold_the_same_numbers(narrow, monkeypatch):
     np.testing.assert_allclose(in_memory[1][1], on_disk[1][1], rtol=1e-12)
 
 
+def test_every_evaluation_takes_the_memory_of_the_one_before(narrow, monkeypatch):
+    made, new = [], disk.disk_array
+    monkeypatch.setattr("nstcore.engines.tiled.disk_array", lambda *args: made.append(args) or new(*args))
+    engine = TiledEngine(CpuEngine("float32"), Tiling(32), 1)
+    objective = Objective(narrow(), picture(99, 75), picture(70, 61), engine=engine, pyramid=(2,), **STYLE)
+    x = engine.array(picture(99, 75, 9).transpose(2, 0, 1))
+    objective(x)
+    windows, before = dict(objective.network._room._blocks), len(made)
+    objective(x)
+    assert set(windows) == {"input", "gradient", "target 0 of relu4_1"}
+    assert all(objective.network._room._blocks[name] is block for name, block in windows.items())
+    assert len(made) == before
+
+
 @pytest.mark.parametrize("minimize", [minimize_adam, minimize_lbfgs])
 def test_both_optimizers_work_on_disk(narrow, minimize, monkeypatch):
     monkeypatch.setattr("nstcore.engines.tiled.vectors.BLOCK", 1000)

@@ -192,6 +192,31 @@ def test_the_limits_of_the_process_count(monkeypatch):
     assert memory.free_memory() <= 8 << 30
 
 
+FREED = """
+import re
+from pathlib import Path
+import numpy as np
+from nstcore import disk
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+disk.return_freed()
+np.ones(6 << 20, np.float32)  # glibc would keep pieces of up to its size from here on
+before, kept = resident(), []
+for _ in range(8):
+    kept += [np.ones(4 << 20, np.float32), np.ones(1 << 16, np.float32)]
+kept[::2] = [None] * 8
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's /proc")
+def test_large_arrays_that_are_freed_leave_memory():
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 16  # MiB, of 128
+
+
 PEAK = """
 import resource, sys
 sys.path[:0] = [{tests!r}]

@@ -1,13 +1,17 @@
-"""How long a step takes on the workers of a cluster, as `nstcore.engines.cluster.network` makes it: a prediction.
+"""How long a step takes on the workers of a cluster, as `nstcore.engines.cluster` makes it: a prediction.
 
-        forward     windows leave the driver, one message and one task for each tile       while workers compute
+        forward     halos, from the owners of the pixels around a tile to its own; then it is computed
         sum         answers, two by two: tiles of one worker there, then from worker to worker
         broadcast   what the losses send back, to one worker, and from there to the others
-        backward    gradients of the tiles' own pixels come to the driver                  while workers compute
-        update      the optimizer, on the driver
+        backward    gradients of the tiles' own pixels, each copied to the next worker
+        variation   added to the gradient, in windows that are there from the forward pass; copied
+        update      Adam and the average, in one pass; what they make is copied
 
-What happens at the same time counts once, the longer of the two. No machine is slower than another, nothing is lost on
-the way, and messages between different workers do not disturb one another. The multiplications and the bytes are exact.
+A pass begins as the driver hands out its tasks, one after the other, each of which passes the scheduler; a worker
+computes from its first one on. What happens at the same time counts once, the longer of the two. No machine is slower
+than another, nothing is lost on the way, a worker sends and receives at the same time, messages between different
+workers do not disturb one another, and a pass costs no more than its tasks. The multiplications, the bytes and the
+tasks are exact.
 """
 
 from __future__ import annotations
@@ -18,8 +22,21 @@ from functools import cache
 
 from tile_costs import DOUBLE, FLOAT, PIXEL, PartCosts, parts_of, statistics_bytes, sweeps
 
+from nstcore.engines.cluster.layout import Layout
+from nstcore.engines.cluster.network import COPIES
+from nstcore.engines.tiled.geometry import tiles
 from nstcore.engines.tiled.work import Tree
 from nstcore.transfer.needs import SMALLEST_TILE, TILE_STEP
+
+# Pictures that each operation makes, and that it passes over, read or written
+VARIATION, ADAM, AVERAGE = (1, 3), (3, 7), (1, 3)
+UPDATE = ADAM[0] + AVERAGE[0], ADAM[1] + AVERAGE[1]
+MADE = 1 + VARIATION[0] + UPDATE[0]  # with the gradient: pictures that a step copies
+# Of a run with Adam, with the workers: x, where it began, m, v, the average, the best two, the gradient; and what an
+# update makes, before what it replaces may go
+PICTURES = 8 + UPDATE[0]
+# Of a tile with a worker of its own, and eight more around it
+TASKS = {"take": 8, "forward": 1, "plus": 1, "backward": 1, "total variation": 1, "Adam and average": 1, "keep": 3}
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class Links:
     add : float
         Seconds of the sum of two tiles' statistics.
     update : float
-        Seconds of the optimizer for a pixel.
+        Seconds of Adam for a pixel.
     """
 
     bandwidth: float
@@ -78,37 +95,47 @@ class Links:
 
 @dataclass(frozen=True)
 class Wire:
-    """Bytes and messages of one step.
+    """Bytes, messages and tasks of one step.
 
     Attributes
     ----------
-    tiles : int
-    windows, gradients : int
-        From the driver, and to it.
+    tiles, used : int
+        How many, and workers that own any.
+    halos : int
+        Bytes from worker to worker, for the windows.
+    copies : int
+        Of new pieces, to the next worker; to the driver where there is only one.
+    alone : bool
+        Whether there is only one.
     answers : int
         Of one sum of statistics: what a tile answers, or several together.
     shares : int
         What the losses send back.
     crossings : int
         Sums whose second term is with another worker.
+    tasks : dict of str to int
+        Of each pass.
     """
 
     tiles: int
-    windows: int
-    gradients: int
+    used: int
+    halos: int
+    copies: int
+    alone: bool
     answers: int
     shares: int
     crossings: int
+    tasks: dict[str, int]
 
     @property
     def of_driver(self) -> int:
-        """All bytes that leave it or reach it."""
-        return self.windows + self.gradients + self.answers + self.shares
+        """All bytes that leave it or reach it; of the total variation it gets a number for each tile."""
+        return self.answers + self.shares + DOUBLE * self.tiles + (self.copies if self.alone else 0)
 
     @property
-    def between(self) -> int:
-        """All bytes from worker to worker, the broadcast apart."""
-        return self.answers * self.crossings
+    def statistics(self) -> int:
+        """From worker to worker, on the way to the driver and back."""
+        return self.answers * self.crossings + self.shares * (self.used - 1)
 
 
 @dataclass(frozen=True)
@@ -118,21 +145,21 @@ class ClusterStep:
     Attributes
     ----------
     side : int
-        Of the tiles.
+        Of a tile's own pixels; `best_side` is what they may have at most.
     wire : Wire
     seconds : dict of str to float
         Of its phases.
     efficiency : float
         The time of one worker alone, in one piece with all the memory that takes, against that of all workers.
-    driven : bool
-        Whether the workers wait for the driver most of the time.
+    waits : bool
+        Whether the busiest worker does not compute tiles for most of the time.
     """
 
     side: int
     wire: Wire
     seconds: dict[str, float]
     efficiency: float
-    driven: bool
+    waits: bool
 
     @property
     def total(self) -> float:
@@ -161,19 +188,46 @@ def crossings(count: int, workers: int) -> int:
     return met
 
 
+@cache
+def seams(size: int, side: int, halo: int, grid: int, workers: int) -> tuple[int, int]:
+    """What windows take from other owners: pixels, and tasks."""
+    layout, of = Layout(size, size, side), owners(len(tiles(size, size, side, 0, grid)), workers)
+    pixels = tasks = 0
+    for n, tile in enumerate(tiles(size, size, side, halo, grid)):
+        elsewhere = [(of[m], window) for m, window, _ in layout.parts(tile.window) if of[m] != of[n]]
+        pixels += sum((rows.stop - rows.start) * (columns.stop - columns.start) for _, (rows, columns) in elsewhere)
+        tasks += len({owner for owner, _ in elsewhere})
+    return pixels, tasks
+
+
 def wire(architecture: str, size: int, side: int, workers: int) -> Wire:
-    """What goes to and fro in a step of a square picture."""
+    """What goes to and fro in a step of a square picture, with Adam, average and total variation."""
     (whole,) = parts_of(architecture)
-    windows, _ = sweeps(whole, size, side, keep=True)
-    answers = statistics_bytes(architecture, DOUBLE) + DOUBLE  # and the squared distance from the content
+    count = sweeps(whole, size, side, keep=True)[0].count
+    halo, takes = seams(size, side, whole.halos[1], whole.grid, workers)
+    used, copied = min(workers, count), workers > 1
     return Wire(
-        tiles=windows.count,
-        windows=windows.area * PIXEL,
-        gradients=size * size * PIXEL,
-        answers=answers,
+        tiles=count,
+        used=used,
+        halos=halo * PIXEL,
+        copies=MADE * size * size * PIXEL,
+        alone=not copied,
+        answers=statistics_bytes(architecture, DOUBLE) + DOUBLE,  # and the squared distance from the content
         shares=statistics_bytes(architecture, FLOAT),
-        crossings=crossings(windows.count, workers),
+        crossings=crossings(count, workers),
+        tasks={
+            "forward": takes + count,
+            "sum": count - 1,
+            "backward": count * (1 + copied),
+            "variation": used * (1 + copied),
+            "update": used * (1 + copied),
+        },
     )
+
+
+def memory(size: int, workers: int) -> int:
+    """Bytes of the arrays of a picture's size that all workers have together; of one, the driver has the copies."""
+    return PICTURES * PIXEL * size**2 * min(COPIES, workers)
 
 
 def best_side(part: PartCosts, size: int, workers: int, worker: Worker) -> tuple[int, bool]:
@@ -185,12 +239,13 @@ def best_side(part: PartCosts, size: int, workers: int, worker: Worker) -> tuple
         If the workers have not the memory for any.
     """
     best = None
+    always = worker.filters + memory(size, workers) // workers
     for side in range(SMALLEST_TILE, size + TILE_STEP, TILE_STEP):
         windows, _ = sweeps(part, size, side, keep=True)
         each, need = -(-windows.count // workers), windows.length**2 * worker.bytes_a_pixel
-        if worker.filters + need > worker.memory:
+        if always + need > worker.memory:
             continue
-        kept = worker.filters + (1 + each) * need <= worker.memory
+        kept = always + (1 + each) * need <= worker.memory
         cost = each * windows.length**2 * (2 if kept else 3)
         if best is None or cost <= best[0]:
             best = cost, side, kept
@@ -200,34 +255,62 @@ def best_side(part: PartCosts, size: int, workers: int, worker: Worker) -> tuple
 
 
 def predict(architecture: str, size: int, workers: int, worker: Worker, links: Links) -> ClusterStep:
-    """A step of a picture of `size` x `size` pixels."""
+    """A step of a picture of `size` x `size` pixels.
+
+    Raises
+    ------
+    ValueError
+        If the workers have not the memory for it.
+    """
     (whole,) = parts_of(architecture)
     side, kept = best_side(whole, size, workers, worker)
     sent = wire(architecture, size, side, workers)
     windows, _ = sweeps(whole, size, side, keep=True)
     pixels, window = size * size, windows.length**2
     each = -(-sent.tiles // workers)
-    busy = each * window
-    again = 0.0 if kept else worker.forward
-    out = sent.windows / links.bandwidth + 2 * sent.tiles * links.task
-    back = sent.gradients / links.bandwidth + sent.tiles * links.task
-    forward, backward = busy * worker.forward, busy * (worker.backward + again)
-    across = math.ceil(math.log2(min(workers, sent.tiles)))
-    hop = links.latency + links.add + sent.answers / links.between
+    length = min(tiles(size, size, side, 0, whole.grid)[0].rows.end, size)
+    own = length**2  # pixels of a tile
+    forward, backward = (window * n for n in (worker.forward, worker.backward + (0.0 if kept else worker.forward)))
+    copied = PIXEL / (links.bandwidth if sent.alone else links.between)  # seconds for a pixel of a picture
+
+    def handed(name: str, work: float, last: float) -> float:
+        """Seconds of a pass: until the worker that begins last is through, and that which gets the last task. With
+        them the driver asks the scheduler who is there."""
+        tasks = (sent.tasks[name] + 1) * links.task
+        return max(tasks * (1 - 1 / sent.used) + work, tasks + last)
+
+    def of_pictures(name: str, made: int, passed: int) -> float:
+        """Seconds of a pass over pictures."""
+        work = each * own * (passed / ADAM[1] * links.update + made * copied)
+        return handed(name, work + 2 * links.latency, 0.0)
+
+    halo, across = sent.halos / sent.tiles / links.between, math.ceil(math.log2(sent.used))
+    first = 2 * links.latency + halo  # of a worker's tiles; meanwhile nothing is computed
+    computed = handed("forward", first + each * max(forward, halo), first + forward)
+    summed = (sent.tasks["forward"] + 1 + sent.tasks["sum"]) * links.task  # handed out while workers compute
+    hop = links.task + links.latency + links.add + sent.answers / links.between
     inside = max(0, math.ceil(math.log2(sent.tiles)) - across)
+    chain = inside * (links.task + links.add) + across * hop + sent.answers / links.bandwidth
+    last = own * copied + links.latency  # of the copies: nothing is left to be computed
     seconds = {
-        "forward": max(out, forward + PIXEL * window / links.bandwidth),
-        "sum": max((sent.tiles - 1) * links.task, inside * links.add + across * hop) + sent.answers / links.bandwidth,
+        "forward": computed,
+        "sum": max(0.0, summed - computed) + chain,
         "broadcast": sent.shares / links.bandwidth + across * (links.latency + sent.shares / links.between),
-        "backward": max(back, backward + PIXEL * side**2 / links.bandwidth),
-        "update": pixels * links.update,
+        "backward": handed("backward", each * max(backward, own * copied) + last, backward + last),
+        "variation": of_pictures("variation", *VARIATION),
+        "update": of_pictures("update", *UPDATE),
     }
     total = sum(seconds.values())
-    return ClusterStep(side, sent, seconds, pixels * worker.alone / (workers * total), total > 2 * (forward + backward))
+    efficiency = pixels * worker.alone / (workers * total)
+    return ClusterStep(length, sent, seconds, efficiency, total > 2 * each * (forward + backward))
 
 
-def most_workers(architecture: str, worker: Worker, links: Links) -> float:
-    """Workers that a driver keeps busy, were there no halos: what a pixel takes of one, against what it takes of the
-    driver. It does not depend on the picture's size."""
-    (whole,) = parts_of(architecture)
-    return worker.alone / (2 * whole.input / links.bandwidth + links.update)
+def most_workers(size: int, worker: Worker, links: Links) -> float:
+    """Workers with which a step is soonest done, each with a tile, were there no halos to compute. The pixels' time a
+    is shared by all, the tasks' time b comes once for each: a / n + b n is least where n^2 = a / b."""
+    return math.sqrt(size**2 * sum(of_a_pixel(worker, links)) / (sum(TASKS.values()) * links.task))
+
+
+def of_a_pixel(worker: Worker, links: Links) -> tuple[float, float, float]:
+    """Seconds of a step, halos apart: of the network, of copies, of the update."""
+    return worker.alone, MADE * PIXEL / links.between, (VARIATION[1] + UPDATE[1]) / ADAM[1] * links.update

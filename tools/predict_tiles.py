@@ -6,7 +6,7 @@
 
 Multiplications and bytes are counted (tools/tile_costs.py), and tests hold them against the program. Seconds are
 predicted (tools/cluster_costs.py) from what was measured of one machine (tools/tile_constants.py), and, of GPUs, from
-what kernels/README.md predicts.
+what kernels/README.md predicts now.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import cluster_costs
 import tile_constants
 import tile_costs
 from bench_common import ROOT, Report
-from cluster_costs import ClusterStep, Links, Worker, most_workers
+from cluster_costs import MADE, PICTURES, TASKS, Links, Worker, most_workers, of_a_pixel
 from tile_constants import Constants
-from tile_costs import UPDATE, parts_of
+from tile_costs import DOUBLE, FLOAT, PIXEL, UPDATE, parts_of
 
 from nstcore.commands.progress import tell
 from nstcore.engines.tiled.tiling import CUTS
@@ -114,9 +114,9 @@ def cpu_worker(constants: Constants, architecture: str) -> Worker:
     return Worker(forward, backward, plan["bytes a pixel"], plan["filters"], MEMORY)
 
 
-def gpu_worker(constants: Constants) -> Worker:
+def gpu_worker() -> Worker:
     """A GPU as it is predicted; its time is that of its multiplications, half of them forward."""
-    found = constants["gpu"]
+    found = tile_constants.gpu()
     half = found["seconds a pixel"] / 2
     return Worker(half, half, found["bytes a pixel"], 0.0, found["memory"])
 
@@ -129,32 +129,76 @@ def links_of(constants: Constants) -> Links:
     return Links(bandwidth, bandwidth, bare["latency"], task, constants["add"], constants["update"])
 
 
+def traffic() -> str:
+    """What goes to and fro, in words."""
+    answers, shares = (tile_costs.statistics_bytes("vgg19", itemsize) / 1e6 for itemsize in (DOUBLE, FLOAT))
+    tasks = ", ".join(f"{count} {name}" for name, count in TASKS.items())
+    return _wrapped(
+        f"In bytes: {PIXEL} for each pixel of a halo; {answers:.1f} MB for each sum, {shares:.1f} MB of factors; "
+        f"{MADE * PIXEL} of copies for each pixel of the picture. In tasks, for a tile that has a worker to itself and "
+        f"eight others around it: {sum(TASKS.values())} ({tasks})."
+    )
+
+
+def memory_of_workers() -> str:
+    """What lies with the workers, in words."""
+    gigabytes = ", ".join(f"{cluster_costs.memory(size, 2) / 1e9:.0f} GB at {size}x{size}" for size in SIZES)
+    return _wrapped(
+        f"At most, all workers together have {cluster_costs.memory(1, 2)} bytes for each pixel of the picture, "
+        f"{PICTURES} arrays of its size, each twice: {gigabytes}."
+    )
+
+
 def wire_table(constants: Constants) -> str:
-    """Bytes of a step, for a few and for many workers."""
-    header = ("picture", "workers", "tile, pixels", "tiles", "windows out, GB", "gradients back, GB")
-    report = Report((*header, "statistics between workers, GB", "of the driver, bytes a pixel"))
+    """Bytes and tasks of a step, for a few and for many workers."""
+    header = ("picture", "workers", "tiles", "tile, pixels", "halos, GB", "copies, GB", "statistics, GB")
+    report = Report((*header, "of the driver, MB", "tasks"))
     for size in SIZES:
-        for workers in (10, 100):
-            found = cluster_costs.predict("vgg19", size, workers, cpu_worker(constants, "vgg19"), links_of(constants))
+        for workers in (10, 30, 100, 300):
+            try:
+                found = cluster_costs.predict(
+                    "vgg19", size, workers, cpu_worker(constants, "vgg19"), links_of(constants)
+                )
+            except ValueError:
+                continue  # the workers have not the memory
             sent = found.wire
-            gigabytes = (f"{n / 1e9:.2f}" for n in (sent.windows, sent.gradients, sent.between))
-            numbers = str(found.side), str(sent.tiles), *gigabytes, f"{sent.of_driver / size**2:.1f}"
-            report.rows.append((f"{size}x{size}", str(workers), *numbers))
+            gigabytes = (f"{n / 1e9:.2f}" for n in (sent.halos, sent.copies, sent.statistics))
+            numbers = str(sent.tiles), str(found.side), *gigabytes, f"{sent.of_driver / 1e6:.1f}"
+            report.rows.append((f"{size}x{size}", str(workers), *numbers, str(sum(sent.tasks.values()))))
     return report.markdown()
+
+
+def limits_table(rows: Sequence[tuple[str, str, Worker]], links: Links) -> str:
+    """With how many workers a step is soonest done, and what they share."""
+    report = Report(("network, worker", *(f"{size}x{size}" for size in SIZES)))
+    for name, _, worker in rows:
+        report.rows.append((name, *(f"{most_workers(size, worker, links):.0f}" for size in SIZES)))
+    networks = ", ".join(f"{_seconds(1e9 * worker.alone)} ({name})" for name, _, worker in rows)
+    _, copies, update = (1e9 * seconds for seconds in of_a_pixel(rows[0][2], links))
+    return f"{report.markdown()}\n\n" + _wrapped(
+        f"Nanoseconds of a step for a pixel: the network {networks}; copies {copies:.0f}; Adam, average and total "
+        f"variation {update:.0f}, if these take the time of Adam's for each byte that they pass over."
+    )
 
 
 def efficiency_table(rows: Sequence[tuple[str, str, Worker]], links: Links) -> str:
-    """Efficiency, and in brackets the seconds of a step; a star where the workers wait for the driver."""
+    """Efficiency, and in brackets the seconds of a step; a star where a worker computes less than half of the time,
+    nothing where the picture does not fit the workers' memory."""
     report = Report(("network, worker", "picture", *(f"{n} worker{'s' * (n > 1)}" for n in WORKERS)))
     for name, architecture, worker in rows:
         for size in SIZES:
-            found = [cluster_costs.predict(architecture, size, n, worker, links) for n in WORKERS]
-            report.rows.append((name, f"{size}x{size}", *map(_cell, found)))
+            report.rows.append(
+                (name, f"{size}x{size}", *(_cell(architecture, size, n, worker, links) for n in WORKERS))
+            )
     return report.markdown()
 
 
-def _cell(found: ClusterStep) -> str:
-    return f"{_percent(found.efficiency)} ({_seconds(found.total)}){' *' * found.driven}"
+def _cell(architecture: str, size: int, workers: int, worker: Worker, links: Links) -> str:
+    try:
+        found = cluster_costs.predict(architecture, size, workers, worker, links)
+    except ValueError:
+        return "-"
+    return f"{_percent(found.efficiency)} ({_seconds(found.total)}){' *' * found.waits}"
 
 
 def _percent(share: float) -> str:
@@ -170,21 +214,20 @@ def _seconds(seconds: float) -> str:
 
 def sections(constants: Constants) -> dict[str, str]:
     """What belongs between the markers, by name."""
-    links, gpu = links_of(constants), gpu_worker(constants)
+    links = links_of(constants)
     cpu = {architecture: cpu_worker(constants, architecture) for architecture in NETWORKS}
     rows = [(f"{name}, CPU", architecture, cpu[architecture]) for architecture, name in NETWORKS.items()]
-    limits = ", ".join(f"{most_workers(a, cpu[a], links):.0f} with {name}" for a, name in NETWORKS.items())
-    limit = (
-        f"So one driver feeds so many CPU workers, whatever the picture's size: {limits}. Of GPUs as they are "
-        f"predicted: {most_workers('vgg19', gpu, links):.2f}."
-    )
+    rows.append((f"VGG19, {tile_constants.gpu()['name']}", "vgg19", gpu_worker()))
     found = {
         "parts": parts_table(),
         "cuts": uncut_table(),
         "tiles": tiles_table(constants),
         "disk": disk_table(constants),
-        "wire": f"{wire_table(constants)}\n\n{_wrapped(limit)}",
-        "efficiency": efficiency_table([*rows, (f"VGG19, {constants['gpu']['name']}", "vgg19", gpu)], links),
+        "traffic": traffic(),
+        "wire": wire_table(constants),
+        "limits": limits_table(rows, links),
+        "efficiency": efficiency_table(rows, links),
+        "memory": memory_of_workers(),
         "constants": _wrapped(of_constants(constants)),
     }
     return {name: f"{text}\n" for name, text in found.items()}
@@ -197,12 +240,12 @@ def of_constants(constants: Constants) -> str:
         for a in NETWORKS
         for w in [cpu_worker(constants, a)]
     ]
-    links, disk, check, gpu = links_of(constants), constants["disk"], constants["check"], constants["gpu"]
+    links, disk, check, gpu = links_of(constants), constants["disk"], constants["check"], tile_constants.gpu()
     dask = "through Dask" if constants["dask"] else "(no Dask there: a bare socket)"
     return (
         f"Measured at commit {constants['commit']} on {constants['machine']}, driver and workers on that one machine: "
         f"nanoseconds for a pixel and step, {'; '.join(times)}; Adam on arrays on disk {1e9 * links.update:.1f}; "
-        f"windows {dask} {links.bandwidth / 1e9:.2f} GB/s, {1e3 * links.task:.2f} ms a task; a bare socket "
+        f"arrays {dask} {links.bandwidth / 1e9:.2f} GB/s, {1e3 * links.task:.2f} ms a task; a bare socket "
         f"{constants['socket']['bandwidth'] / 1e9:.2f} GB/s and {1e6 * links.latency:.0f} us; the sum of two tiles' "
         f"statistics {1e3 * links.add:.2f} ms; files: {disk['written'] / 1e9:.2f} GB/s written, "
         f"{disk['read'] / 1e9:.2f} read, {disk['cached'] / 1e9:.1f} while the system has them in memory. Assumed: "

@@ -71,7 +71,6 @@ def measure(threads: int | None, say: Callable[[str], object]) -> Constants:
         ("socket", loopback),
         ("disk", scratch),
         ("dask", dask),
-        ("gpu", gpu),
     ):
         say(name)
         found[name] = of()

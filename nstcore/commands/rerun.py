@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,7 +146,7 @@ class _Inputs:
         from .. import images
 
         known = then.get("pixels_sha256")
-        return known is None or hashlib.sha256(images.as_pixels(path).tobytes()).hexdigest() == known
+        return known is None or images.pixels_sha256(path) == known
 
 
 def _values(record: Mapping[str, Any], old: Path, inputs: _Inputs) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def _size(record: Mapping[str, Any], content: Path) -> int | str:
     from .. import images
 
     made, asked = record["sizes"][-1], record["settings"]["size"]
-    shape = images.load(content).pixels.shape
+    shape = images.load(content, images.LARGE).pixels.shape
     wanted = images.target_size((shape[1], shape[2]), asked)
     return asked if wanted == (made["height"], made["width"]) else max(made["height"], made["width"])
 
@@ -198,7 +197,7 @@ def _depth(path: Path) -> int:
     """Bits per channel of a picture."""
     from .. import images
 
-    return 16 if images.load(path).bits == 16 else 8
+    return 16 if images.load(path, images.LARGE).bits == 16 else 8
 
 
 def _weights(
@@ -244,8 +243,6 @@ def _check_start(then: Any, studio: Studio, offline: bool, old: Path) -> None:
 
 def _compared(old: Path, new: Path, record: Mapping[str, Any]) -> str:
     """Whether two files hold the same pixels."""
-    import numpy as np
-
     from .. import images
 
     quality = record.get("request", {}).get("settings", {}).get("quality")
@@ -253,23 +250,35 @@ def _compared(old: Path, new: Path, record: Mapping[str, Any]) -> str:
         suffix = path.suffix.lower()
         if suffix in LOSSY and not (suffix == ".webp" and quality == "100"):
             return f"{path.name} stores pixels approximately ({suffix}): they cannot be compared"
-    a, b = (images.load(path) for path in (old, new))
+    a, b = (images.load(path, images.LARGE) for path in (old, new))
     if a.bits != b.bits:
         return f"{a.bits} and {b.bits} bits a channel: the pixels cannot be compared"
     if a.pixels.shape != b.pixels.shape:
         return f"the pixels differ: {_sides(a.pixels)} then, {_sides(b.pixels)} now"
-    apart = np.abs(a.pixels - b.pixels)
-    if not apart.any() and np.array_equal(_alpha(a), _alpha(b)):
+    count, most, same = _apart(a, b)
+    if same:
         return f"the pixels are identical to those of {old}"
-    share = np.count_nonzero(apart) / apart.size
-    return f"the pixels differ from those of {old}: {share:.1%} of the values, by {apart.max() * 255:.1f}/255 at most"
+    share = count / a.pixels.size
+    return f"the pixels differ from those of {old}: {share:.1%} of the values, by {most * 255:.1f}/255 at most"
 
 
-def _alpha(loaded: Loaded) -> np.ndarray:
-    """Of an opaque picture, a single 1."""
+def _apart(a: Loaded, b: Loaded) -> tuple[int, float, bool]:
+    """How many colours of two pictures of one size differ, by how much at most, and whether all is the same, alpha
+    included; strip by strip."""
     import numpy as np
 
-    return np.ones((1, 1), np.float32) if loaded.alpha is None else loaded.alpha
+    from .. import disk, images
+
+    count, most, same = 0, 0.0, (a.alpha is None) == (b.alpha is None)
+    for rows in disk.strips(a.pixels.shape):
+        apart = np.abs(images.numbers(a.pixels[:, rows]) - images.numbers(b.pixels[:, rows]))
+        count += int(np.count_nonzero(apart))
+        most = max(most, float(apart.max()))
+        if a.alpha is not None and b.alpha is not None:
+            same = same and np.array_equal(a.alpha[rows], b.alpha[rows])
+            disk.release(a.alpha, b.alpha)
+        disk.release(a.pixels, b.pixels)
+    return count, most, same and not count
 
 
 def _sides(pixels: np.ndarray) -> str:

@@ -16,7 +16,7 @@ from .colour_strips import (
     with_luminance_strips,
 )
 from .masks import read_mask
-from .pictures import Loaded, Picture, as_list, as_pixels, load, to_uint8
+from .pictures import Loaded, Picture, as_list, as_pixels, load, pixels_sha256, to_uint8
 from .read import read_picture
 from .resize import numbers, resample, resize_mask, resize_pixels
 from .sheet import contact_sheet
@@ -47,6 +47,7 @@ __all__ = [
     "match_luminance",
     "match_luminance_strips",
     "numbers",
+    "pixels_sha256",
     "read_mask",
     "read_metadata",
     "read_picture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from .alpha import fill_hidden, over_white
 from .large import array_planes, read_large
 from .read import Straight, from_pil, read_straight
 from .resize import numbers
+from .sources import LARGE
 
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray
 
@@ -57,7 +59,7 @@ def load(picture: Picture, large: int | None = None) -> Loaded:
         as for `as_pixels`.
     large : int, optional
         Pixels above which it is not turned into floats: it stays in the 8 or 16 bits that it has, a file's on disk. An
-        array of float32 that lies on disk is never copied.
+        array of float32 is not copied then, nor ever where it lies on disk; what must be made of it goes to disk.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def load_large(picture: Picture, large: int | None) -> Loaded | None:
     if large is not None and isinstance(picture, str | Path | Image.Image):
         found = read_large(picture, large)
     elif isinstance(picture, np.ndarray) and _stays_as_it_is(picture, large):
-        found = array_planes(*_checked_array(picture))
+        found = array_planes(*_checked_array(picture, stays=True))
     return None if found is None else Loaded(*found)
 
 
@@ -107,6 +109,20 @@ def as_pixels(picture: Picture) -> np.ndarray:
     return np.ascontiguousarray(over_white(rgb, alpha).transpose(2, 0, 1))
 
 
+def pixels_sha256(picture: Picture) -> str:
+    """SHA-256 of `as_pixels`, in hexadecimal; of a large picture strip by strip. Raises as `load` does."""
+    loaded, digest = load(picture, LARGE), hashlib.sha256()
+    alpha = loaded.alpha
+    for plane in loaded.pixels:
+        for rows in disk.strips(plane.shape):
+            part = numbers(plane[rows])
+            if alpha is not None:
+                part = part * alpha[rows] + (1 - alpha[rows])
+            digest.update(np.ascontiguousarray(part).data)
+            disk.release(plane, *(() if alpha is None else (alpha,)))
+    return digest.hexdigest()
+
+
 def as_list(pictures: Picture | Sequence[Picture]) -> list[Picture]:
     """One picture, or several, as a list; an array is one picture."""
     if isinstance(pictures, list | tuple):
@@ -130,10 +146,13 @@ def _from_array(array: np.ndarray) -> Straight:
     return Straight(numbers(rgb), alpha, bits)
 
 
-def _checked_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Colours (H, W, 3), of the array's integers or of float, alpha (H, W) in float32, and depth."""
+def _checked_array(array: np.ndarray, stays: bool = False) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Colours (H, W, 3), of the array's integers or of float, alpha (H, W) in float32, and depth.
+
+    Of one that `stays` as it is, views; what has another type is made strip by strip.
+    """
     if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
+        array = np.broadcast_to(array[..., None], (*array.shape, 3))
     if array.ndim != 3 or array.shape[2] not in (3, 4) or not array.size:
         raise PictureError(f"picture: expected an array (H, W, 3) or (H, W, 4), got shape {array.shape}")
     bits = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(array.dtype, 32)
@@ -143,12 +162,23 @@ def _checked_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, in
         if not _in_range(array):
             raise PictureError("picture: expected values in [0, 1], got others; divide an array of 0..255 by 255")
         if array.dtype != np.float64:
-            array = array.astype(np.float32, copy=not disk.on_disk(array))
+            array = _in_float32(array) if stays else array.astype(np.float32)
     if array.shape[2] == 3:
         return array, None, bits
     alpha = array[..., 3]
     opaque = all(part.min() == (1 if bits == 32 else 2**bits - 1) for part in _parts(alpha))
-    return array[..., :3], None if opaque else numbers(alpha).astype(np.float32, copy=False), bits
+    return array[..., :3], None if opaque else _in_float32(alpha), bits
+
+
+def _in_float32(array: np.ndarray) -> np.ndarray:
+    """An array (H, W) or (H, W, C) itself, or its numbers in float32, on disk where they are many."""
+    if array.dtype == np.float32:
+        return array
+    out = disk.new_array(array.shape)
+    for rows in disk.strips((len(array), array.size // len(array))):
+        out[rows] = numbers(array[rows])
+        disk.release(array, out)
+    return out
 
 
 def _stays_as_it_is(array: np.ndarray, large: int | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -34,19 +33,10 @@ class Rounded:
     bits : 8 or 16
     on_white : bool
         Put what is transparent on white, rather than keep alpha.
-    on_share : callable (float), optional
-        Told which share of the rows has been taken.
     """
 
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        alpha: np.ndarray | None,
-        bits: int,
-        on_white: bool,
-        on_share: Callable[[float], object] | None = None,
-    ) -> None:
-        self._pixels, self._alpha, self._on_white, self._on_share = pixels, alpha, on_white, on_share
+    def __init__(self, pixels: np.ndarray, alpha: np.ndarray | None, bits: int, on_white: bool) -> None:
+        self._pixels, self._alpha, self._on_white = pixels, alpha, on_white
         self.dtype = np.dtype(f"u{bits // 8}")
         self.shape = (*pixels.shape[1:], 3 if alpha is None or on_white else 4)
 
@@ -58,7 +48,5 @@ class Rounded:
         elif self._alpha is not None:
             bands = np.dstack([bands, np.clip(self._alpha[rows], 0, 1)])
         disk.release(self._pixels, *(() if self._alpha is None else (self._alpha,)))
-        if self._on_share is not None:
-            self._on_share(min(rows.stop / self.shape[0], 1.0))
         scaled = np.rint(bands * np.iinfo(self.dtype).max)
         return np.ascontiguousarray(scaled.astype(self.dtype))

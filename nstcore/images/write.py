@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -70,7 +70,6 @@ def write_picture(
     alpha: np.ndarray | None = None,
     bits: int = 8,
     quality: int | None = None,
-    on_share: Callable[[float], object] | None = None,
 ) -> None:
     """Write pixels as a picture, atomically; the format follows the name's ending.
 
@@ -91,8 +90,6 @@ def write_picture(
         Per channel; 16 in PNG and TIFF only.
     quality : int, 1 to 100, optional
         Of JPEG and WebP, by default 95; a WebP of quality 100 is lossless.
-    on_share : callable (float), optional
-        Told the share, up to 1, of the picture that has gone to the encoder: a large one takes a minute.
 
     Raises
     ------
@@ -108,7 +105,7 @@ def write_picture(
         raise ShapeError(f"alpha: expected {pixels.shape[1:]} for pixels {pixels.shape}, got {alpha.shape}; resize it")
     kind = _checked(path, bits, quality, (pixels.shape[1], pixels.shape[2]))
     text = None if metadata is None else json.dumps(metadata, ensure_ascii=True, sort_keys=True)
-    samples = Rounded(pixels, alpha, bits, on_white=not kind.alpha, on_share=on_share)
+    samples = Rounded(pixels, alpha, bits, on_white=not kind.alpha)
     large = kind is _PNG and math.prod(samples.shape[:2]) > _WHOLE  # Pillow would hold it whole
     by_pillow = kind is not _TIFF and bits == 8 and not large
     options = _pillow_options(path, kind, text, quality or QUALITY) if by_pillow else None

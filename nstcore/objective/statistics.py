@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from ..disk import release
+from ..disk import release, strips
 from ..engines import Asked, Engine, Network
 from ..errors import OptionError
 from .guides import LEAST, propagate
@@ -209,8 +209,9 @@ def _key(
     digest = hashlib.sha256()
     facts = (network.weights.sha256, network.pooling, engine.name, engine.precision, taps, pixels.shape, edges)
     digest.update(repr(facts).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    release(pixels)
+    for rows in strips(pixels.shape):
+        digest.update(np.ascontiguousarray(pixels[:, rows]).data)
+        release(pixels)
     if guide is not None:
         digest.update(b"guide")
         digest.update(np.ascontiguousarray(guide).data)

@@ -36,7 +36,7 @@ def named(picture: Picture) -> dict[str, str]:
             images.read_picture(picture)  # says why it cannot be read
             raise
         return {"file": str(picture), "sha256": found.hexdigest()}
-    return {"pixels_sha256": hashlib.sha256(images.as_pixels(picture).tobytes()).hexdigest()}
+    return {"pixels_sha256": images.pixels_sha256(picture)}
 
 
 def named_masks(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import vgg
-from ...disk import copy, disk_array, on_disk, release, strips
+from ...disk import copy, disk_array, on_disk, release, return_freed, strips
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
 from ..cpu import CpuEngine
@@ -27,6 +27,7 @@ from .vectors import StripVectors
 from .windows import cut, paste
 
 LEAST = 1 << 22  # what the system caches of larger files is in memory as long as there is room
+STRIP = 1 << 22  # bytes of one strip, of which there are several copies
 
 __all__ = ["TiledEngine", "TiledNetwork", "Tiling"]
 
@@ -48,6 +49,7 @@ class TiledEngine(Engine):
     def __init__(
         self, base: Engine, tiling: Tiling, least: int | None = None, folder: str | Path | None = None
     ) -> None:
+        return_freed()
         self.base, self.tiling, self.folder = base, tiling, folder
         self.least = LEAST if least is None else least
         self.name, self.dtype, self.precision = base.name, base.dtype, base.precision
@@ -55,6 +57,7 @@ class TiledEngine(Engine):
         # What computes on arrays of a picture's size: the engine underneath, unless its arrays are not NumPy's
         self.host = base if isinstance(base.array(np.zeros(1)), np.ndarray) else CpuEngine("float32")
         self.vectors = StripVectors(self.host.vectors, self.new)
+        self._means: dict[int, np.ndarray] = {}  # the last ones of each size of block
 
     def describe(self) -> str:
         return f"{self.base.describe()} in tiles of {self.tiling.side} pixels"
@@ -122,7 +125,10 @@ class TiledEngine(Engine):
 
     def block_mean(self, pixels: Any, k: int) -> np.ndarray:
         _, height, width = pixels.shape
-        out = self.new((len(pixels), -(-height // k), -(-width // k)))
+        shape = len(pixels), -(-height // k), -(-width // k)
+        if k not in self._means or self._means[k].shape != shape:
+            self._means[k] = self.new(shape)
+        out = self._means[k]
         for rows in _rows(pixels, k):
             means = self.host.block_mean(np.ascontiguousarray(pixels[:, rows]), k)
             out[:, rows.start // k : -(-rows.stop // k)] = means
@@ -141,4 +147,4 @@ class TiledEngine(Engine):
 
 def _rows(a: np.ndarray, grid: int = 1) -> Iterable[slice]:
     """Strips of an array on disk; all rows of another one."""
-    return strips(a, grid=grid) if on_disk(a) else [slice(0, a.shape[-2])]
+    return strips(a, STRIP, grid) if on_disk(a) else [slice(0, a.shape[-2])]

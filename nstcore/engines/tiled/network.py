@@ -23,20 +23,20 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ... import vgg
+from ...disk import release, strips
 from ...pretrained.weights import Weights
 from ..base import EVERYWHERE, Asked, Network, TapGradient
 from . import work
 from .geometry import Tile, tiles
 from .parts import Guide, Kept, Measured, PartPlan
 from .tiling import Tiling
-from .windows import ALL, cut, paste
+from .windows import ALL, New, Room, cut, paste
 from .work import Ending, Question, Share, Tree
 
 if TYPE_CHECKING:
     from . import TiledEngine
 
 Gradients = Mapping[str, Sequence[TapGradient]]
-STRIP = 16  # rows that are squared at once
 
 
 class TiledNetwork(Network):
@@ -63,6 +63,7 @@ class TiledNetwork(Network):
         self._filter_bytes = sum(network.memory(64, 64)["filters"] for network in self.networks)
         self.itemsize = engine.dtype.itemsize  # of what is stored
         self.apart = self.networks[0].apart
+        self._room = Room()
         self._empty()
 
     def _within(self, part: vgg.Part, tap: str) -> bool:
@@ -83,6 +84,7 @@ class TiledNetwork(Network):
 
     def free(self) -> None:
         super().free()
+        self._room.clear()
         for network in self.networks:
             network.free()
 
@@ -158,21 +160,27 @@ class TiledNetwork(Network):
     def copies(self, height: int, width: int, kept: Iterable[str] = ()) -> int:
         """Bytes of the windows of what is stored that are in memory beside the buffers of a part, at most.
 
-        `kept` are the taps that are compared with a target, whose windows are copied twice.
+        `kept` are the taps that are compared with a target, whose windows are copied twice: into `Room`, where those of
+        a name lie in one place whichever part they are of, and into the layout of the engine.
         """
-        most = 0
+        places: dict[str, float] = {}
+        most = 0.0
         for plan in self._parts(height, width):
             steps, tile = plan.network.steps, plan.backward[0]
             own = tile.own_at(1)
             share = (own[0].stop - own[0].start) * (own[1].stop - own[1].start) / tile.area
-            window = steps[0].in_channels * tile.area * (1 + share)
+            found = {"input": float(steps[0].in_channels * tile.area)}
+            passing = found["input"] * share
             if plan.network.part.last is not None:
-                window += steps[-1].out_channels * tile.area / plan.ending_stride**2 * (1 + share)
+                found["gradient"] = steps[-1].out_channels * tile.area / plan.ending_stride**2
+                passing = max(passing, found["gradient"] * share)
             for tap in set(kept) & set(plan.network.taps):
-                found = vgg.find(self.weights.architecture, tap)
-                window += 2 * found.out_channels * tile.area / self._stride(plan, tap) ** 2
-            most = max(most, int(window) * self.itemsize)
-        return most
+                channels = vgg.find(self.weights.architecture, tap).out_channels
+                found[tap] = channels * tile.area / self._stride(plan, tap) ** 2
+                passing += found[tap]
+            places |= {name: max(count, places.get(name, 0.0)) for name, count in found.items()}
+            most = max(most, passing)
+        return int(most + sum(places.values())) * self.itemsize
 
     def bytes_of_twin(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
         return sum(self._stored(height, width).values())
@@ -227,11 +235,11 @@ class TiledNetwork(Network):
         for plan, source in self._with_sources():
             self._make_room(plan)
             for tile in plan.forward:
+                window = cut(source, tile.window, self._place("input", plan))
                 asked = self._asked_of(plan, tile)
-                questions = [self._question(plan, tile, a) for a in asked]
-                answers, output = work.forward(
-                    plan.network, self.engine.base, cut(source, tile.window), questions, plan.ending(tile)
-                )
+                targets = [a.target for a in asked if a.what == "distance"]
+                questions = [self._question(plan, tile, a, targets) for a in asked]
+                answers, output = work.forward(plan.network, self.engine.base, window, questions, plan.ending(tile))
                 for a, answer in zip(asked, answers, strict=True):
                     self._count(plan, tile, a, answer, found)
                 if plan.output is not None and output is not None:
@@ -243,10 +251,22 @@ class TiledNetwork(Network):
             network.watch(self._watcher)
 
     def _make_room(self, plan: PartPlan) -> None:
-        """The windows of the parts take turns in memory; a resident part stays."""
+        """The windows of the parts take turns in memory; a resident part stays, whose windows do, too."""
+        if plan.resident:
+            self._room.clear()
         for other in self.plans:
             if not (other is plan or other.resident):
                 other.network.free()
+
+    def _place(self, name: str, plan: PartPlan) -> New:
+        """Where a window goes that is done with when the tile is; a resident part's has to last."""
+        return np.empty if plan.resident else self._room.named(name)
+
+    def _target(self, plan: PartPlan, tile: Tile, target: Kept, targets: Sequence[Kept]) -> np.ndarray:
+        """The window of a content target, one of those that are compared with at once."""
+        same = [t for t in targets if t is not None and t.tap == target.tap]
+        name = f"target {same.index(target)} of {target.tap}"
+        return cut(target.P, tile.window_at(self._stride(plan, target.tap)), self._place(name, plan))
 
     def _with_sources(self) -> Iterator[tuple[PartPlan, Any]]:
         """Every part, and what it begins with."""
@@ -265,12 +285,12 @@ class TiledNetwork(Network):
                     found.append(a)
         return found
 
-    def _question(self, plan: PartPlan, tile: Tile, a: Asked) -> Question:
+    def _question(self, plan: PartPlan, tile: Tile, a: Asked, targets: Sequence[Kept]) -> Question:
         stride = self._stride(plan, a.tap)
         own = tile.own_at(stride)
         if a.what == "keep":
             return Question(a.what, a.tap, own)
-        P = cut(a.target.P, tile.window_at(stride)) if a.what == "distance" else None
+        P = self._target(plan, tile, a.target, targets) if a.what == "distance" else None
         return Question(a.what, a.tap, own, self._own(plan, tile, a.tap, a.target.guide if a.target else a.guide), P)
 
     def _own(self, plan: PartPlan, tile: Tile, tap: str, guide: Guide | None) -> np.ndarray | None:
@@ -305,9 +325,11 @@ class TiledNetwork(Network):
             out = self._gradient if i == 0 else self.plans[i - 1].gradient
             self._make_room(plan)
             for tile in plan.backward:
-                window = None if plan.resident else cut(source, tile.window)
+                window = None if plan.resident else cut(source, tile.window, self._place("input", plan))
                 shares = list(self._shares(plan, tile, gradients))
-                back = None if plan.gradient is None else cut(plan.gradient, tile.window_at(plan.ending_stride))
+                back = None
+                if plan.gradient is not None:
+                    back = cut(plan.gradient, tile.window_at(plan.ending_stride), self._place("gradient", plan))
                 own = work.backward(plan.network, self.engine.base, window, shares, back, tile.own_at(1))
                 paste(out, tile.own_of_all(1), own)
         return self._gradient
@@ -315,10 +337,11 @@ class TiledNetwork(Network):
     def _shares(self, plan: PartPlan, tile: Tile, gradients: Gradients) -> Iterator[Share]:
         """What the losses send back, in the window of a tile."""
         for tap in plan.network.taps:
-            window = tile.window_at(self._stride(plan, tap))
+            window, targets = tile.window_at(self._stride(plan, tap)), [g.target for g in gradients.get(tap, ())]
             for g in gradients.get(tap, ()):
                 w = None if g.guide is None else g.guide.w[window]
-                yield Share(tap, g.dG, g.ds, None if g.target is None else cut(g.target.P, window), g.scale, w)
+                P = None if g.target is None else self._target(plan, tile, g.target, targets)
+                yield Share(tap, g.dG, g.ds, P, g.scale, w)
 
     # -- statistics -----------------------------------------------------------------------------------------------
 
@@ -359,10 +382,11 @@ class TiledNetwork(Network):
 
     def squared_norm(self, target: Any) -> float:
         w, total = None if target.guide is None else target.guide.w, 0.0
-        for y in range(0, target.P.shape[1], STRIP):
-            rows = slice(y, y + STRIP)
-            squares = np.square(cut(target.P, (rows, slice(None))), dtype=np.float64)
-            total += float(squares.sum() if w is None else (squares * w[rows]).sum())
+        for rows in strips(target.P[0]):
+            for plane in target.P:
+                squares = np.square(plane[rows], dtype=np.float64)
+                total += float(squares.sum() if w is None else (squares * w[rows]).sum())
+                release(target.P)
         return total
 
     def squared_distance(self, tap: str, target: Any) -> float:

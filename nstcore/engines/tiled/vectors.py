@@ -12,7 +12,7 @@ from ...disk import on_disk, release
 from ...optim import Vectors
 
 Array = Any
-BLOCK = 1 << 21  # elements that are worked on at once
+BLOCK = 1 << 19  # elements that are worked on at once
 # How the answers for parts of the arrays, in their order, become that for the whole
 JOINED: dict[str, Callable[[Sequence[Any]], Any]] = {
     "dot": math.fsum,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -10,15 +13,41 @@ from ...disk import on_disk, release
 from .geometry import Window
 
 ALL = (slice(None),)  # all planes
-MOST = 1 << 23  # bytes of whole rows that are resident at once; a single plane may have more
+MOST = 1 << 21  # bytes of whole rows that are touched at once, of which systems make up to four times as many resident
 
 
-def cut(array: np.ndarray, window: Window) -> np.ndarray:
-    """A window, in memory."""
+New = Callable[[tuple[int, ...], Any], np.ndarray]
+
+
+class Room:
+    """Memory for windows, taken once: a tile's lie where those of the tile before lay. Taken anew for each tile, memory
+    would come in pieces that the system does not get back."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, np.ndarray] = {}
+
+    def named(self, name: str) -> New:
+        """For `cut`: where the window of that name lies, until the next one of that name."""
+        return partial(self._new, name)
+
+    def _new(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        count = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._blocks or self._blocks[name].size < count:
+            self._blocks.pop(name, None)  # before there is a new one
+            self._blocks[name] = np.empty(count, np.uint8)
+        return self._blocks[name][:count].view(dtype).reshape(shape)
+
+    def clear(self) -> None:
+        """Let the memory go."""
+        self._blocks.clear()
+
+
+def cut(array: np.ndarray, window: Window, new: New = np.empty) -> np.ndarray:
+    """A window, in memory: where the array is, or if that lies on disk, in an array that `new` (shape, dtype) gives."""
     if not on_disk(array):
         return array[ALL + window]
     rows, columns = (range(n)[s] for n, s in zip(array.shape[1:], window, strict=True))
-    out = np.empty((len(array), len(rows), len(columns)), array.dtype)
+    out = new((len(array), len(rows), len(columns)), array.dtype)
     for planes in _planes(array, len(rows)):
         out[planes] = array[(planes, *window)]
         release(array)

@@ -85,7 +85,8 @@ def backward(
     above: np.ndarray | None,
     own: Window,
 ) -> np.ndarray:
-    """Gradient with respect to the tile's own part of the input, (C, H, W).
+    """Gradient with respect to the tile's own part of the input, (C, H, W); it may be a view of an array that the next
+    call reuses.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def backward(
         gradients.setdefault(share.tap, []).append(TapGradient(dG, share.ds, target, share.scale, guide))
     gradient = network.backward(gradients, None if above is None else engine.asarray(above))
     if isinstance(gradient, np.ndarray):
-        return gradient[ALL + own].copy()
+        return gradient[ALL + own]
     return engine.numpy(gradient)[ALL + own]
 
 
