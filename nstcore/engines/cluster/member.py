@@ -148,7 +148,7 @@ def backward(
         mine = [_share(tile, send) for send in shares.all]
         tile.bench.of = None  # a backward pass may use up the features
         window = None if there else tile.window
-        gradient = work.backward(tile.bench.network, kept.engine, window, mine, None, own).copy()
+        gradient = np.ascontiguousarray(work.backward(tile.bench.network, kept.engine, window, mine, None, own))
         pieces.put(order.call, [(number, order.tile)], [gradient])
         return None, {number: {order.tile: gradient}}
 

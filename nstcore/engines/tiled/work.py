@@ -85,8 +85,7 @@ def backward(
     above: np.ndarray | None,
     own: Window,
 ) -> np.ndarray:
-    """Gradient with respect to the tile's own part of the input, (C, H, W); it may be a view of an array that the next
-    call reuses.
+    """Gradient with respect to the tile's own part of the input, (C, H, W).
 
     Parameters
     ----------
@@ -108,7 +107,7 @@ def backward(
         gradients.setdefault(share.tap, []).append(TapGradient(dG, share.ds, target, share.scale, guide))
     gradient = network.backward(gradients, None if above is None else engine.asarray(above))
     if isinstance(gradient, np.ndarray):
-        return gradient[ALL + own]
+        return gradient[ALL + own].copy()  # a view would hold the network's buffers
     return engine.numpy(gradient)[ALL + own]
 
 
