@@ -19,7 +19,7 @@ from .samples import Samples
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPE = {3: 2, 4: 6}  # channels -> RGB, RGBA
-_ROWS_BYTES = 1 << 20  # of samples filtered at a time
+_ROWS_BYTES = 1 << 18  # of samples filtered at a time, in some fifty times as much memory
 
 
 def write_png(file: BinaryIO, samples: Samples, chunks: Sequence[tuple[bytes, bytes]] = ()) -> None:
