@@ -209,7 +209,7 @@ WAYS = {
     "regions": {"regions": [(np.pad(np.ones((32, 18)), ((0, 0), (0, 18))), ["all"])] * 2},
     "sums": {"style_loss": "mean-std"},
 }
-RECORDED = ("plain", "a pyramid")
+RECORDED = ("plain", "a pyramid", "regions")
 
 
 def assert_the_same(mine, plain, seeds=(0, 1, 1, 0, 2)) -> None:

@@ -153,8 +153,9 @@ from nstcore.engines.cuda.precision import PRECISIONS
 from nstcore.pretrained import Preprocessing
 
 device, facts = OnCpuDevice(build=BUILD), Preprocessing("bgr", 255.0, (104.0, 117.0, 124.0), (1.0, 1.0, 1.0))
-for precision in (PRECISIONS["float32"], PRECISIONS["float16"]):
-    for K, H, W in ((9, 3, 33), (16, 17, 4)):
+some = 1 if BUILD == "tsan" else None  # who writes what depends neither on the precision nor on the size
+for precision in (PRECISIONS["float32"], PRECISIONS["float16"])[:some]:
+    for K, H, W in ((16, 17, 4), (9, 3, 33))[:some]:
         picture, gradient = (device.to_device(np.ones((3, H, W), np.float32)) for _ in range(2))
         x, dy, dx = (device.to_device(np.ones((H, W, C), precision.dtype)) for C in (8, K, K))
         w = device.to_device(np.ones((9, K, 3), np.float32))
