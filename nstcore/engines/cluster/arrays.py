@@ -15,7 +15,7 @@ import itertools
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,6 +145,18 @@ class Store:
                 forget()
         raise AssertionError("endless")
 
+    async def each(
+        self, owners: dict[int, str], numbers: Iterable[int], work: Callable[[int], Coroutine[Any, Any, Any]]
+    ) -> None:
+        """Of tiles, a few at a time for each owner; the first failure ends the others."""
+        limits = {owner: asyncio.Semaphore(AT_ONCE) for owner in self._workers}
+
+        async def limited(n: int) -> None:
+            async with limits[owners[n]]:
+                await work(n)
+
+        await together(limited(n) for n in numbers)
+
     async def kept(self, call: Call, made: Any, worker: str) -> Any:
         """The answer of what a worker has made, once the copies of its pieces are where they belong."""
         second = self.second(worker)
@@ -199,16 +211,14 @@ class Store:
         layout, (number,) = array.layout, self.numbers(1)
         call = self.call()
 
-        async def of_tile(n: int, limits: dict[str, asyncio.Semaphore]) -> None:
+        async def of_tile(n: int) -> None:
             owner = layout.owners[n]
-            async with limits[owner]:
-                piece = np.ascontiguousarray(cut(values, layout.window(n)), array.dtype)
-                there = await self.cluster.scattered(piece, owner)
-                await self._put(call, [(number, n)], [there], owner)
+            piece = np.ascontiguousarray(cut(values, layout.window(n)), array.dtype)
+            there = await self.cluster.scattered(piece, owner)
+            await self._put(call, [(number, n)], [there], owner)
 
         async def passed() -> None:
-            limits = {owner: asyncio.Semaphore(AT_ONCE) for owner in self._workers}
-            await together(of_tile(n, limits) for n in layout.owners)
+            await self.each(layout.owners, layout.owners, of_tile)
 
         self.complete(passed, self.cluster.ready, lambda: None)
         array.number = number
@@ -219,8 +229,12 @@ class Store:
         there = [self.cluster.submit(pieces.put, call, names, values, worker=w) for w in (owner, second) if w]
         await self.cluster.result(there)
         if second is None:
-            for (number, n), value in zip(names, await self.cluster.result(values), strict=True):
-                self._copies.setdefault(number, {})[n] = value
+            await self._copy(names, values)
+
+    async def _copy(self, names: list[tuple[int, int]], values: Any) -> None:
+        """Keep pieces here: a future of them, or a list of futures."""
+        for (number, n), value in zip(names, await self.cluster.result(values), strict=True):
+            self._copies.setdefault(number, {})[n] = value
 
     def fetch(self, array: ClusterArray, out: np.ndarray) -> np.ndarray:
         """out = array"""
@@ -228,18 +242,14 @@ class Store:
             self.deferred.flush()
         layout, number, call = array.layout, number_of(array), self.call()
 
-        async def of_tile(n: int, limits: dict[str, asyncio.Semaphore]) -> None:
+        async def of_tile(n: int) -> None:
             number_of(array)  # it may have gone since
-            piece = self._copies.get(number, {}).get(n)
-            if piece is None:
-                async with limits[layout.owners[n]]:
-                    taken = self.cluster.submit(pieces.take, call, [(number, n, None)], worker=layout.owners[n])
-                    (piece,) = await self.cluster.result(taken)
+            taken = self.cluster.submit(pieces.take, call, [(number, n, None)], worker=layout.owners[n])
+            (piece,) = await self.cluster.result(taken)
             paste(out, layout.window(n), piece)
 
         async def passed() -> None:
-            limits = {owner: asyncio.Semaphore(AT_ONCE) for owner in self._workers}
-            await together(of_tile(n, limits) for n in layout.owners)
+            await self.each(layout.owners, layout.owners, of_tile)
 
         if len(self._copies.get(number, {})) == len(layout.tiles):  # no worker is needed for it
             for n, piece in self._copies[number].items():
@@ -302,11 +312,10 @@ class Store:
             values = await self.cluster.scattered([self._copies[number][n] for number, n in names], place)
         else:
             values = self.cluster.submit(pieces.take, call, [(*name, None) for name in names], worker=source)
-        if place is not None:
+        if place is None:
+            await self._copy(names, values)
+        else:
             await self.cluster.result(self.cluster.submit(pieces.put, call, names, values, worker=place))
-            return
-        for (number, n), value in zip(names, await self.cluster.result(values), strict=True):
-            self._copies.setdefault(number, {})[n] = value
 
     def _lose(self, number: int) -> None:
         """Of an array that a piece has gone of, with its copy: it is unset, which tells if anybody reads it."""

@@ -14,7 +14,6 @@ the workers' engines are of one kind. So when a worker dies, its tiles go to oth
 
 from __future__ import annotations
 
-import asyncio
 import math
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -35,7 +34,7 @@ from ..tiled.windows import cut, paste
 from ..tiled.work import Tree
 from . import member
 from .arrays import AT_ONCE
-from .deferred import number_of, together
+from .deferred import number_of
 from .layout import Layout
 from .messages import Ask, Call, Load, Order, Recipe, Send, Shares
 from .pieces import Region
@@ -216,7 +215,7 @@ class ClusterNetwork(TiledNetwork):
             for n, (future, owner) in list(futures.items()):
                 if owner != self._owners[n] or future.status != "finished":
                     del futures[n]
-            await self._each([n for n in range(len(asks)) if n not in futures], send)
+            await store.each(self._owners, [n for n in range(len(asks)) if n not in futures], send)
             return await self._sums(summed, futures)
 
         totals = self._done(passed)
@@ -298,7 +297,7 @@ class ClusterNetwork(TiledNetwork):
         async def passed() -> None:
             shares = await self.cluster.scattered(Shares(sends), self._owners[0])
             left = [n for n, owner in self._owners.items() if done.get(n) != (owner, store.second(owner))]
-            await self._each(left, lambda n: send(n, shares))
+            await store.each(self._owners, left, lambda n: send(n, shares))
 
         self._done(passed)
         self._gradient.number = number
@@ -349,16 +348,6 @@ class ClusterNetwork(TiledNetwork):
                 values = array.w[window] if isinstance(array, Guide) else cut(array.P, window)
                 new[number] = np.ascontiguousarray(values)
         return new
-
-    async def _each(self, numbers: Iterable[int], send: Callable[[int], Coroutine[Any, Any, Any]]) -> None:
-        """Of tiles, a few at a time for each worker; the first failure ends the others."""
-        limits = {owner: asyncio.Semaphore(AT_ONCE) for owner in set(self._owners.values())}
-
-        async def limited(n: int) -> None:
-            async with limits[self._owners[n]]:
-                await send(n)
-
-        await together(limited(n) for n in numbers)
 
 
 def _grouped(asks: Sequence[Sequence[Ask]]) -> list[tuple[set[int], list[int]]]:
