@@ -3,6 +3,7 @@
     NstcoreError                 anything below; `exit_code` is what the command line ends with
     |-- UsageError      (2)      what was asked for cannot be done; nothing was computed, nothing was written
     |   |-- OptionError          an option's value, or a combination of options
+    |   |   `-- TooLarge         a picture that does not fit the memory
     |   |-- LayerError           a layer that the network does not have, or that the picture is too small for
     |   |-- ShapeError           arrays whose shapes do not fit together
     |   |-- PictureError         a file that is no picture, or one that cannot be used
@@ -37,6 +38,10 @@ class UsageError(NstcoreError):
 
 class OptionError(UsageError, ValueError):
     """An option's value, or a combination of options, makes no sense."""
+
+
+class TooLarge(OptionError):
+    """A picture that does not fit the memory at hand."""
 
 
 class LayerError(UsageError, LookupError):

@@ -30,6 +30,7 @@ from command_desk import desk_fixture, furniture_fixture, main, table  # noqa: F
 import nstcore
 from nstcore.engines import create
 from nstcore.engines.cluster import Cluster, ClusterEngine, member
+from nstcore.engines.cluster.messages import Memory
 from nstcore.errors import DeviceError
 from nstcore.objective import Objective
 from nstcore.optim import AdamState, minimize_adam
@@ -160,10 +161,10 @@ def test_the_tiles_are_as_many_as_keep_the_workers_busy(weights, joined, monkeyp
     assert count % 3 == 0
     assert network.share(4096, 4096) == 1 / 3
     assert network.share(100, 100) == 1  # of a single tile, as in the calibration of a plan
-    monkeypatch.setattr(joined.cluster, "memory", lambda: 100_000_000)
+    monkeypatch.setattr(joined.cluster, "memory", lambda: {Memory(100_000_000, None)})
     network.fit(4096, 4096, range(128, 4097, 32))
     assert network.sides[0] < 1024
-    monkeypatch.setattr(joined.cluster, "memory", lambda: 1000)
+    monkeypatch.setattr(joined.cluster, "memory", lambda: {Memory(None, None), Memory(1000, None)})
     with pytest.raises(DeviceError, match=r"expected workers with .* found .*; take a smaller"):
         network.fit(4096, 4096, [128])
 

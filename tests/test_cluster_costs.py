@@ -2,165 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-from collections import Counter
 from dataclasses import replace
-from typing import ClassVar
 
 import cluster_costs
 import numpy as np
 import pytest
 import tile_costs
 from cluster_costs import Links, Worker
-from conftest import random_weights
+from cluster_here import Here, members_fixture, picture, weights_fixture  # noqa: F401
 from tile_costs import DOUBLE, parts_of
 
 from nstcore import vgg
-from nstcore.engines.cluster import ClusterEngine, member, pieces
-from nstcore.engines.cluster.arrays import Store
-from nstcore.engines.cluster.messages import Load, Shares
+from nstcore.engines.cluster import ClusterEngine
+from nstcore.engines.cluster.messages import Memory
 from nstcore.engines.reference import ReferenceEngine
 from nstcore.engines.tiled import work
+from nstcore.errors import DeviceError
 from nstcore.objective import Objective
 from nstcore.optim import Average, minimize_adam
 from nstcore.optim.adam import Halves
 from nstcore.transfer import stylize
 from nstcore.transfer.preview import estimate
 
-NARROW = ((2, 4), (2, 6), (3, 8), (2, 8), (1, 4))  # blocks: (convolutions, filters)
-WIDE = Links(bandwidth=1e30, between=1e30, latency=0.0, task=0.0, add=0.0, update=0.0)
+WIDE = Links(bandwidth=1e30, between=1e30, latency=0.0, task=0.0, begin=0.0, add=0.0, update=0.0)
 WORKER = Worker(forward=1e-6, backward=2e-6, bytes_a_pixel=1000.0, filters=1e8, memory=16e9)
 
 
-@pytest.fixture
-def weights(monkeypatch):
-    """Of a network that is computed at once, with all the layers that are usual."""
-    monkeypatch.setitem(vgg.ARCHITECTURES, "vgg19", NARROW)
-    return random_weights()
-
-
-def picture(size, seed=0):
-    return np.random.default_rng(seed).random((size, size, 3))
-
-
 # -- bytes and tasks -------------------------------------------------------------------------------------------------
-
-
-class Here:
-    """A cluster of workers who all are this process; it counts what would cross the wire, and the tasks."""
-
-    precision, driver, where = "float32", "driver", "here"
-
-    def __init__(self, workers):
-        self.members = [f"tcp://10.0.0.{n}:1" for n in range(workers)]
-        self.networks, self.size = set(), workers
-        self.numbers = itertools.count(1)
-        self.sent = Counter()
-        self.space = {}  # by worker: what `member` and `pieces` keep
-        self.store = Store(self)
-
-    def number(self):
-        return next(self.numbers)
-
-    def describe(self):
-        return "the book"
-
-    def tell(self, line):
-        raise AssertionError(line)
-
-    def forget(self):
-        raise AssertionError
-
-    def neighbours(self):
-        return {}
-
-    def living(self):
-        return self.members
-
-    ready = living
-
-    def memory(self):
-        return None
-
-    def begin(self, number, recipe):
-        for address in self.members:
-            self._at(address, member.begin, self.driver, number, recipe)
-        return self.members
-
-    def watched(self, work, needs):
-        return asyncio.run(work)
-
-    def submit(self, function, *arguments, worker):
-        self.sent["tasks"] += 1
-        self.sent[function.__name__] += 1
-        self.sent["crossings"] += function is member.plus and arguments[1].made_at != worker
-        given = [self._there(argument, worker) for argument in arguments]
-        return Future(self._at(worker, function, *given), worker, function)
-
-    def _there(self, argument, worker):
-        """An argument's value: it goes to a worker once, if it is not there yet."""
-        if isinstance(argument, list):
-            return [self._there(a, worker) for a in argument]
-        if not isinstance(argument, Future):
-            return argument
-        if worker not in argument.places:
-            argument.places.add(worker)
-            self.sent[argument.kind] += bytes_of(argument.value)
-        return argument.value
-
-    async def scattered(self, data, worker):
-        self.sent["from driver"] += bytes_of(data)
-        return Future(data, worker, None)
-
-    async def result(self, futures):
-        many = futures if isinstance(futures, list) else [futures]
-        self.sent["to driver"] += sum(bytes_of(f.value) for f in many)
-        return [f.value for f in many] if isinstance(futures, list) else futures.value
-
-    def _at(self, worker, function, *arguments):
-        spaces = self.space.setdefault(worker, ({}, {}))
-        for there, kept in zip((member._KEPT, pieces._HELD), spaces, strict=True):
-            there.clear()
-            there.update(kept)
-        found = function(*arguments)
-        self.space[worker] = dict(member._KEPT), dict(pieces._HELD)
-        return found
-
-
-class Future:
-    status = "finished"
-    kinds: ClassVar = {
-        None: "shares",
-        pieces.take: "regions",
-        pieces.apply: "copies",
-        member.backward: "copies",
-    }  # of what a function answers
-
-    def __init__(self, value, worker, function):
-        self.value, self.made_at, self.places = value, worker, {worker}
-        self.kind = self.kinds.get(function, "answers")
-
-
-def bytes_of(value) -> int:
-    """Of arrays and numbers in whatever holds them."""
-    if isinstance(value, np.ndarray | np.generic | float):
-        return np.asarray(value).nbytes
-    if isinstance(value, Load):
-        return bytes_of(list(value.new.values()))
-    if isinstance(value, Shares):
-        return sum(bytes_of([s.dG, s.ds]) for s in value.all)
-    if isinstance(value, dict):
-        return bytes_of(list(value.values()))
-    return sum(map(bytes_of, value)) if isinstance(value, list | tuple) else 0
-
-
-@pytest.fixture
-def members(monkeypatch):
-    """The workers' modules, left as they were found."""
-    monkeypatch.setattr(pieces, "OWN", pieces.Own("reference"))
-    monkeypatch.setattr(pieces, "_HELD", {})
-    monkeypatch.setattr(member, "_KEPT", {})
 
 
 def compared(sent, found):
@@ -170,9 +38,9 @@ def compared(sent, found):
     assert sent["tasks"] == sum(tasks.values())
     assert sent["forward"] == sent["backward"] == found.tiles
     assert sent["plus"] == tasks["sum"]
-    assert sent["apply"] == 2 * found.used
+    assert sent["apply"] == found.used
     assert sent["take"] == tasks["forward"] - found.tiles
-    assert sent["keep"] == (0 if found.alone else found.tiles + 2 * found.used)
+    assert sent["keep"] == (0 if found.alone else found.tiles + found.used)
     assert sent["regions"] == found.halos
     assert sent["copies"] == (0 if found.alone else found.copies + numbers)
     assert sent["crossings"] == found.crossings
@@ -246,19 +114,28 @@ def test_a_worker_more_costs_so_many_tasks():
     assert most - 2 * more + few == 2 * sum(cluster_costs.TASKS.values())
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize(("size", "workers", "memory"), [(640, 1, 3.0), (640, 3, 3.0), (1024, 7, 1e3)])
-def test_tiles_are_those_that_the_cluster_would_choose(weights, members, monkeypatch, size, workers, memory):
-    """`memory` in megabytes above those of the filters and of the workers' pictures."""
+def test_tiles_are_those_that_the_cluster_would_choose(weights, members, monkeypatch, size, workers, memory, apart):
+    """`memory` in megabytes above those of the filters and of the workers' pictures, which may lie elsewhere."""
     cluster = Here(workers)
     network = ClusterEngine(cluster, ReferenceEngine("float32")).network(weights, tile_costs.TAPS, "max")
     filters = network.networks[0].memory(512, 512)["filters"]
     monkeypatch.setattr(network.networks[0], "memory", lambda H, W, taps=(): {"filters": filters, "all": 10 * H * W})
     pictures = cluster_costs.PICTURES * tile_costs.PIXEL * size**2
-    free = filters + cluster_costs.memory(size, workers) // workers + memory * 1e6
-    cluster.memory = lambda: free
-    network.fit(size, size, range(128, size + 32, 32), pictures)
-    worker = Worker(1.0, 1.0, 10.0, filters, free)
+    own = cluster_costs.memory(size, workers) // workers
+    free = filters + memory * 1e6 + (0 if apart else own)
+    cluster.memory = lambda: {Memory(free, own, apart), Memory(None, None, apart)}
+    sides = range(128, size + 32, 32)
+    network.fit(size, size, sides, pictures)
+    worker = Worker(1.0, 1.0, 10.0, filters, free, own if apart else None)
     (part,) = parts_of("vgg19")
+    if apart:
+        cluster.memory = lambda: {Memory(free, own - 1, apart)}
+        with pytest.raises(DeviceError, match=r"expected workers with .* of the host's memory .*; take more machines"):
+            network.fit(size, size, sides, pictures)
+        with pytest.raises(ValueError, match="part of the picture"):
+            cluster_costs.best_side(part, size, workers, replace(worker, host=own - 1))
     if workers == 1:
         assert cluster_costs.best_side(part, size, workers, worker)[1] is False
     assert cluster_costs.best_side(part, size, workers, worker)[0] == network.sides[0]
@@ -279,9 +156,16 @@ def test_a_worker_that_holds_all_of_a_picture_loses_nothing():
     assert not found.waits
 
 
+def test_copies_that_are_seldom_make_steps_shorter():
+    links = replace(WIDE, between=1e7)
+    often, seldom = (cluster_costs.predict("vgg19", 8192, 10, WORKER, links, copying) for copying in (1.0, 0.1))
+    assert seldom.total < often.total
+    assert seldom.seconds["forward"] == often.seconds["forward"]
+
+
 def test_a_step_takes_longer_on_slower_links():
     before = cluster_costs.predict("vgg19", 8192, 100, WORKER, WIDE).total
-    slower = {"bandwidth": 1e8, "between": 1e7, "latency": 0.1, "task": 0.1, "add": 1.0, "update": 1.0}
+    slower = {"bandwidth": 1e8, "between": 1e7, "latency": 0.1, "task": 0.1, "begin": 0.1, "add": 1.0, "update": 1.0}
     for name, value in slower.items():
         found = cluster_costs.predict("vgg19", 8192, 100, WORKER, replace(WIDE, **{name: value}))
         assert found.total > before, name

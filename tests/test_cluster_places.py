@@ -18,6 +18,7 @@ from nstcore.commands import spread
 from nstcore.commands.spread import cluster_of
 from nstcore.engines.cluster import Cluster, ClusterEngine, serve
 from nstcore.engines.cluster.address import Place, read_place
+from nstcore.engines.cuda import gpu
 from nstcore.engines.memory import free_memory
 from nstcore.errors import DeviceError, OptionError
 from nstcore.version import __version__
@@ -77,6 +78,13 @@ def test_without_the_library_one_line_says_what_to_install(desk, capsys, monkeyp
 def test_what_cannot_be_is_one_line(words, desk, capsys):
     assert main(*words) == 2
     assert "expected" in one_line(capsys)
+
+
+def test_a_worker_without_its_gpu_is_refused_before_it_joins(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "_problem", lambda index: "CuPy finds no NVIDIA GPU; use --device cpu")
+    monkeypatch.setattr(serve, "_Served", None)
+    assert main("worker", "tcp://127.0.0.1:1", "--device", "cuda") == 2
+    assert one_line(capsys).strip() == "nstcore: device cuda: CuPy finds no NVIDIA GPU; use --device cpu"
 
 
 def test_nobody_there_is_one_line(monkeypatch):

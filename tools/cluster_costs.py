@@ -3,15 +3,14 @@
         forward     halos, from the owners of the pixels around a tile to its own; then it is computed
         sum         answers, two by two: tiles of one worker there, then from worker to worker
         broadcast   what the losses send back, to one worker, and from there to the others
-        backward    gradients of the tiles' own pixels, each copied to the next worker
-        variation   added to the gradient, in windows that are there from the forward pass; copied
+        backward    gradients of the tiles' own pixels, with that of the total variation, each copied to the next worker
         update      Adam and the average, in one pass; what they make is copied
 
 A pass begins as the driver hands out its tasks, one after the other, each of which passes the scheduler; a worker
 computes from its first one on. What happens at the same time counts once, the longer of the two. No machine is slower
 than another, nothing is lost on the way, a worker sends and receives at the same time, messages between different
-workers do not disturb one another, and a pass costs no more than its tasks. The multiplications, the bytes and the
-tasks are exact.
+workers do not disturb one another, and beside its tasks every pass takes the same time. The multiplications, the bytes
+and the tasks are exact.
 """
 
 from __future__ import annotations
@@ -29,14 +28,15 @@ from nstcore.engines.tiled.work import Tree
 from nstcore.transfer.needs import SMALLEST_TILE, TILE_STEP
 
 # Pictures that each operation makes, and that it passes over, read or written
-VARIATION, ADAM, AVERAGE = (1, 3), (3, 7), (1, 3)
+ADAM, AVERAGE = (3, 7), (1, 3)
 UPDATE = ADAM[0] + AVERAGE[0], ADAM[1] + AVERAGE[1]
-MADE = 1 + VARIATION[0] + UPDATE[0]  # with the gradient: pictures that a step copies
+VARIATION = 3  # pictures that the total variation passes over
+MADE = 1 + UPDATE[0]  # with the gradient: pictures that a step copies
 # Of a run with Adam, with the workers: x, where it began, m, v, the average, the best two, the gradient; and what an
 # update makes, before what it replaces may go
 PICTURES = 8 + UPDATE[0]
 # Of a tile with a worker of its own, and eight more around it
-TASKS = {"take": 8, "forward": 1, "plus": 1, "backward": 1, "total variation": 1, "Adam and average": 1, "keep": 3}
+TASKS = {"take": 8, "forward": 1, "plus": 1, "backward": 1, "Adam and average": 1, "keep": 2}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Worker:
         Of a window's buffers.
     filters, memory : float
         Bytes of its filters, and of what it may use.
+    host : float, optional
+        Bytes for the pieces of pictures, where those do not lie in that memory.
     """
 
     forward: float
@@ -58,6 +60,7 @@ class Worker:
     bytes_a_pixel: float
     filters: float
     memory: float
+    host: float | None = None
 
     @property
     def alone(self) -> float:
@@ -79,6 +82,8 @@ class Links:
         Seconds of a message.
     task : float
         Seconds that the driver and the scheduler need for a task.
+    begin : float
+        Seconds that a pass takes beside its tasks: to ask who is there, and for messages to come and go.
     add : float
         Seconds of the sum of two tiles' statistics.
     update : float
@@ -89,6 +94,7 @@ class Links:
     between: float
     latency: float
     task: float
+    begin: float
     add: float
     update: float
 
@@ -204,7 +210,7 @@ def wire(architecture: str, size: int, side: int, workers: int) -> Wire:
     """What goes to and fro in a step of a square picture, with Adam, average and total variation."""
     (whole,) = parts_of(architecture)
     count = sweeps(whole, size, side, keep=True)[0].count
-    halo, takes = seams(size, side, whole.halos[1], whole.grid, workers)
+    halo, takes = seams(size, side, whole.kept_halo, whole.grid, workers)
     used, copied = min(workers, count), workers > 1
     return Wire(
         tiles=count,
@@ -219,7 +225,6 @@ def wire(architecture: str, size: int, side: int, workers: int) -> Wire:
             "forward": takes + count,
             "sum": count - 1,
             "backward": count * (1 + copied),
-            "variation": used * (1 + copied),
             "update": used * (1 + copied),
         },
     )
@@ -239,14 +244,18 @@ def best_side(part: PartCosts, size: int, workers: int, worker: Worker) -> tuple
         If the workers have not the memory for any.
     """
     best = None
-    always = worker.filters + memory(size, workers) // workers
+    always, pieces = worker.filters, memory(size, workers) // workers
+    if worker.host is None:
+        always += pieces
+    elif pieces > worker.host:
+        raise ValueError(f"{worker.host / 1e9:.1f} GB are too little for a worker's part of the picture")
     for side in range(SMALLEST_TILE, size + TILE_STEP, TILE_STEP):
         windows, _ = sweeps(part, size, side, keep=True)
-        each, need = -(-windows.count // workers), windows.length**2 * worker.bytes_a_pixel
+        each, need = -(-windows.count // workers), windows.one * worker.bytes_a_pixel
         if always + need > worker.memory:
             continue
         kept = always + (1 + each) * need <= worker.memory
-        cost = each * windows.length**2 * (2 if kept else 3)
+        cost = each * windows.one * (2 if kept else 3)
         if best is None or cost <= best[0]:
             best = cost, side, kept
     if best is None:
@@ -254,8 +263,10 @@ def best_side(part: PartCosts, size: int, workers: int, worker: Worker) -> tuple
     return best[1], best[2]
 
 
-def predict(architecture: str, size: int, workers: int, worker: Worker, links: Links) -> ClusterStep:
-    """A step of a picture of `size` x `size` pixels.
+def predict(
+    architecture: str, size: int, workers: int, worker: Worker, links: Links, copying: float = 1.0
+) -> ClusterStep:
+    """A step of a picture of `size` x `size` pixels; on average, where `copying` of all steps copy what they make.
 
     Raises
     ------
@@ -266,28 +277,23 @@ def predict(architecture: str, size: int, workers: int, worker: Worker, links: L
     side, kept = best_side(whole, size, workers, worker)
     sent = wire(architecture, size, side, workers)
     windows, _ = sweeps(whole, size, side, keep=True)
-    pixels, window = size * size, windows.length**2
+    pixels, window = size * size, windows.one
     each = -(-sent.tiles // workers)
     length = min(tiles(size, size, side, 0, whole.grid)[0].rows.end, size)
     own = length**2  # pixels of a tile
     forward, backward = (window * n for n in (worker.forward, worker.backward + (0.0 if kept else worker.forward)))
-    copied = PIXEL / (links.bandwidth if sent.alone else links.between)  # seconds for a pixel of a picture
+    passed, copied = links.update / ADAM[1], copying * PIXEL / (links.bandwidth if sent.alone else links.between)
+    backward += own * VARIATION * passed  # both seconds for a pixel of a picture
 
     def handed(name: str, work: float, last: float) -> float:
-        """Seconds of a pass: until the worker that begins last is through, and that which gets the last task. With
-        them the driver asks the scheduler who is there."""
-        tasks = (sent.tasks[name] + 1) * links.task
-        return max(tasks * (1 - 1 / sent.used) + work, tasks + last)
-
-    def of_pictures(name: str, made: int, passed: int) -> float:
-        """Seconds of a pass over pictures."""
-        work = each * own * (passed / ADAM[1] * links.update + made * copied)
-        return handed(name, work + 2 * links.latency, 0.0)
+        """Seconds of a pass: until the worker that begins last is through, and that which gets the last task."""
+        tasks = sent.tasks[name] * links.task
+        return links.begin + max(tasks * (1 - 1 / sent.used) + work, tasks + last)
 
     halo, across = sent.halos / sent.tiles / links.between, math.ceil(math.log2(sent.used))
     first = 2 * links.latency + halo  # of a worker's tiles; meanwhile nothing is computed
     computed = handed("forward", first + each * max(forward, halo), first + forward)
-    summed = (sent.tasks["forward"] + 1 + sent.tasks["sum"]) * links.task  # handed out while workers compute
+    summed = links.begin + (sent.tasks["forward"] + sent.tasks["sum"]) * links.task  # handed out while workers compute
     hop = links.task + links.latency + links.add + sent.answers / links.between
     inside = max(0, math.ceil(math.log2(sent.tiles)) - across)
     chain = inside * (links.task + links.add) + across * hop + sent.answers / links.bandwidth
@@ -297,8 +303,7 @@ def predict(architecture: str, size: int, workers: int, worker: Worker, links: L
         "sum": max(0.0, summed - computed) + chain,
         "broadcast": sent.shares / links.bandwidth + across * (links.latency + sent.shares / links.between),
         "backward": handed("backward", each * max(backward, own * copied) + last, backward + last),
-        "variation": of_pictures("variation", *VARIATION),
-        "update": of_pictures("update", *UPDATE),
+        "update": handed("update", each * own * (UPDATE[0] * copied + UPDATE[1] * passed) + 2 * links.latency, 0.0),
     }
     total = sum(seconds.values())
     efficiency = pixels * worker.alone / (workers * total)
@@ -313,4 +318,4 @@ def most_workers(size: int, worker: Worker, links: Links) -> float:
 
 def of_a_pixel(worker: Worker, links: Links) -> tuple[float, float, float]:
     """Seconds of a step, halos apart: of the network, of copies, of the update."""
-    return worker.alone, MADE * PIXEL / links.between, (VARIATION[1] + UPDATE[1]) / ADAM[1] * links.update
+    return worker.alone, MADE * PIXEL / links.between, (VARIATION + UPDATE[1]) / ADAM[1] * links.update

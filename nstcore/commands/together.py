@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import OptionError
+from ..errors import OptionError, TooLarge
 from .batch import LEFT, STOPPED, Outcome, attempted, paint
 from .ends import Ends
 from .job import Job
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from ..engines.cuda import CudaEngine
 
 _NO_TILES = Source("--at-once", {"tile": "off"}, strict=False)
-_TOO_LARGE = "size: expected a picture that fits"  # how `transfer` begins to say so
 
 
 def add_at_once(parser: argparse.ArgumentParser) -> None:
@@ -105,10 +104,8 @@ def _whole(job: Job) -> Job:
 def _painted(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     try:
         return paint(job, studio, name)
-    except OptionError as error:
-        if not str(error).startswith(_TOO_LARGE):
-            raise
-        raise OptionError(f"{error}; or fewer pictures than --at-once says, which share the memory evenly") from None
+    except TooLarge as error:
+        raise TooLarge(f"{error}; or fewer pictures than --at-once says, which share the memory evenly") from None
 
 
 class _Asked(Ends):

@@ -25,7 +25,7 @@ from .. import images, vgg
 from ..engines import Engine, Network
 from ..engines.memory import free_memory, held_memory
 from ..engines.tiled import TiledEngine, TiledNetwork
-from ..errors import OptionError
+from ..errors import TooLarge
 from ..objective import Objective
 from ..objective.statistics import REMEMBERED
 from ..pretrained import Weights
@@ -126,7 +126,7 @@ class Needs:
 
         Raises
         ------
-        OptionError
+        TooLarge
             If not even the smallest picture fits.
         """
         if (plan := self.shortened(wanted)) is not None:
@@ -136,7 +136,7 @@ class Needs:
         low = min(high, math.ceil(self._shortest * high / min(wanted)))
         best = self.plan(images.fit(self.pictures.size, low), history)
         if not best.fits:
-            raise OptionError(
+            raise TooLarge(
                 f"fit: expected {_gigabytes(best.needed / USABLE)} of memory for a picture of {low} pixels, found "
                 f"{_gigabytes(best.free or 0)} free; free some"
             )
@@ -192,7 +192,7 @@ class Needs:
             found = self.largest(plan.size)
             shorter = f" and a history of {found.history}" if found.history < plan.history else ""
             way_out = f"take a long side of {max(found.size)} pixels{shorter}, or let --fit do so"
-        except OptionError:
+        except TooLarge:
             way_out = "no size would fit: free some"
         height, width = plan.size
         return (
@@ -205,12 +205,12 @@ class Needs:
 
         Raises
         ------
-        OptionError
+        TooLarge
             With what would fit.
         """
         refusal = self.refusal(plan)
         if refusal is not None:
-            raise OptionError(refusal)
+            raise TooLarge(refusal)
 
     # -- phases ---------------------------------------------------------------------------------------------------
 

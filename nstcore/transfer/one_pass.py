@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import engines, fast, files, images
 from ..engines import Engine
-from ..errors import OptionError
+from ..errors import OptionError, TooLarge
 from ..fast import FastNetwork
 from ..images import Picture
 from ..pretrained import FastWeights, load_fast_weights
@@ -158,7 +158,7 @@ def check_memory(network: FastNetwork, engine: Engine, size: tuple[int, int]) ->
     if free is None or need <= free:
         return
     long_side = int(max(size) * math.sqrt(free / need) * 0.98)
-    raise OptionError(
+    raise TooLarge(
         f"size: one pass at {size[1]}x{size[0]} takes {files.shown_bytes(need)}, and {files.shown_bytes(free)} are "
         f"free; take --size {long_side} or less"
     )

@@ -25,12 +25,12 @@ from ...pretrained.weights import Weights
 from .. import create
 from ..base import Engine, Network
 from ..tiled import TiledEngine, Tiling
-from ..tiled.geometry import blocks, framed, within
+from ..tiled.geometry import blocks, within
 from ..tiled.tiling import GRID
 from ..tiled.windows import Window
 from .connection import Cluster
 from .deferred import Changed, ClusterArray, Out, Seen
-from .layout import Layout
+from .layout import Layout, extent
 from .messages import Each
 from .network import ClusterNetwork
 from .vectors import ClusterVectors
@@ -112,12 +112,14 @@ class ClusterEngine(TiledEngine):
     # -- the objective's ----------------------------------------------------------------------------------------------
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
-        layout, windows, size = gradient.layout, *_of(gradient)
-        seen = [framed(window, size) for window in windows]
-        own = {n: within(windows[n], window) for n, window in enumerate(seen)}
-        return sum(
-            self._applied(layout, "total_variation", Seen(pixels, seen), Each(own), Changed(gradient), scale, diagonal)
-        )
+        """See `Engine.total_variation`; of the pixels of the last forward pass, before anything is done with the
+        gradient of its backward pass, which the workers compute together with this."""
+        found = self.cluster.store.deferred.before
+        if found is None or (found.number, found.pixels) != (gradient.number, pixels.number):
+            raise RuntimeError("total variation: expected a gradient that nothing was done with, got another one")
+        found.variation = scale, diagonal
+        self.cluster.store.deferred.flush()
+        return sum(found.answers[n] for n in range(len(gradient.layout.tiles)))
 
     def block_mean(self, pixels: Any, k: int) -> Any:
         _, height, width = pixels.shape
@@ -132,7 +134,7 @@ class ClusterEngine(TiledEngine):
         small = [(slice(r.start // k, -(-r.stop // k)), slice(c.start // k, -(-c.stop // k))) for r, c in windows]
         whole = [blocks(window, k, size) for window in small]
         own = {n: within(window, whole[n]) for n, window in enumerate(windows)}
-        shapes = {n: tuple(s.stop - s.start for s in window) for n, window in enumerate(whole)}
+        shapes = {n: extent(window) for n, window in enumerate(whole)}
         self._applied(layout, "add_block_mean_gradient", Seen(dy, small), k, Each(own), Each(shapes), Changed(gradient))
 
     def _applied(self, layout: Layout, name: str, *arguments: Any) -> list[Any]:

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RunError
-from ..tiled.geometry import within
 from ..tiled.windows import Window, cut, paste
 from . import pieces
 from .deferred import ClusterArray, Deferred, number_of, together
-from .layout import Layout
+from .layout import Layout, extent
 from .messages import Around, Call, Missing
 
 if TYPE_CHECKING:
@@ -64,8 +63,6 @@ class Store:
         self._newest = 0
         self._writing: tuple[int, ...] = ()
         self.gone: set[int] = set()
-        # By number: the picture that had a forward pass of it, and, by tile, who has that window of it
-        self._windows: dict[int, tuple[int, dict[int, tuple[str, Window]]]] = {}
         self.deferred = Deferred(self)
         self._workers: list[str] = []
         self.sound = True
@@ -101,9 +98,8 @@ class Store:
         """What goes with whatever is asked of pieces now."""
         alive = {array.number for array in self._arrays if array.number is not None}
         alive |= {*self._writing, *self.deferred.reads, *self.deferred.writes}
-        for found in (self._copies, self._windows):
-            for number in found.keys() - alive:
-                del found[number]
+        for number in self._copies.keys() - alive:
+            del self._copies[number]
         return Call(self.cluster.driver, frozenset(alive), self._newest)
 
     def second(self, worker: str) -> str | None:
@@ -138,7 +134,6 @@ class Store:
                     time.sleep(min(1.0, 0.01 * 2**attempt))
             except Missing as missing:
                 self.sound = False
-                self._windows.clear()
                 if attempt == ATTEMPTS:
                     raise RunError(f"cluster: a worker forgets what it was sent ({missing})") from None
                 self.cluster.forget()
@@ -183,21 +178,7 @@ class Store:
                 from_there = wanted.setdefault(owner, [])
                 others.append((list(wanted).index(owner), len(from_there), place))
                 from_there.append((number, n, region))
-        shape = window[0].stop - window[0].start, window[1].stop - window[1].start
-        return Around(number, shape, tuple(own), tuple(others))
-
-    def remember(self, number: int, picture: int, windows: dict[int, tuple[str, Window]]) -> None:
-        """Workers have these windows of an array, by tile: they need not be put together again."""
-        self._windows[number] = picture, windows
-
-    def inside(self, number: int, n: int, window: Window, worker: str) -> Around | None:
-        """A window within the one that a worker has of a tile; None where it has none that holds it."""
-        picture, windows = self._windows.get(number, (0, {}))
-        owner, whole = windows.get(n, ("", window))
-        if owner != worker or any(s.start < w.start or s.stop > w.stop for s, w in zip(window, whole, strict=True)):
-            return None
-        shape = window[0].stop - window[0].start, window[1].stop - window[1].start
-        return Around(number, shape, (), (), (picture, n, within(window, whole)))
+        return Around(number, extent(window), tuple(own), tuple(others))
 
     def taken(self, call: Call, wanted: dict[str, list[pieces.Region]]) -> list[Any]:
         """Futures of what others send."""

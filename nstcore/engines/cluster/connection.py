@@ -21,7 +21,7 @@ from ..cpu.team import available_cores
 from . import member
 from .address import hushed, library, read_place
 from .arrays import Lost, Store
-from .messages import Facts, Recipe
+from .messages import Facts, Memory, Recipe
 from .processes import Processes
 
 POLL = 0.2  # seconds between two looks at whether those that are waited for still live
@@ -209,13 +209,11 @@ class Cluster:
         """What the workers compute with; empty as long as nobody has said."""
         return " and ".join(sorted({facts.engine for facts in self._facts.values()}))
 
-    def memory(self) -> int | None:
-        """Bytes that the least of the workers has for itself, as it was when it began; None where nobody knows."""
-        share = self.neighbours()
-        known = [
-            facts.memory // share[a] for a, facts in self._facts.items() if a in share and facts.memory is not None
-        ]
-        return min(known, default=None)
+    def memory(self) -> set[Memory]:
+        """What may be planned for on each of the workers, as it was when it began. Those of one machine share what it
+        has, and windows, targets and masks of their tiles need some, too."""
+        counts = self.neighbours()
+        return {facts.memory.part(member.USABLE / counts[a]) for a, facts in self._facts.items() if a in counts}
 
     # -- networks -----------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,15 @@
 Most operations have no answer, as a step of Adam has none. They wait for the next one that has, or for the next pass
 of a network, so that a worker gets one task for all of them. What they write has its number at once; the pieces of that
 number are made when the task is done. What they read stays until then.
+
+A backward pass waits, too, so that the total variation can be added to the gradient where it is made.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,6 +78,30 @@ class _Seen:
     windows: Sequence[Window]
 
 
+@dataclass
+class Backward:
+    """A backward pass that waits.
+
+    Attributes
+    ----------
+    run : callable (Backward)
+    layout : Layout
+    pixels, number : int
+        Of the picture, and of the gradient that it makes.
+    variation : (scale, diagonal), or None
+        Of the total variation, if that is to be added.
+    answers : dict of int to float
+        By tile: the total variation.
+    """
+
+    run: Callable[[Backward], None]
+    layout: Layout
+    pixels: int
+    number: int
+    variation: tuple[float, float] | None = None
+    answers: dict[int, float] = field(default_factory=dict)
+
+
 class Deferred:
     """What is to be done with the arrays of a store.
 
@@ -85,6 +111,8 @@ class Deferred:
 
     Attributes
     ----------
+    before : Backward or None
+        What comes before the operations.
     reads : dict of int to Layout
         By number: arrays that are there, and are needed for it.
     writes : set of int
@@ -96,10 +124,18 @@ class Deferred:
         self._clear()
 
     def _clear(self) -> None:
+        self.before: Backward | None = None
         self._of: tuple[Layout, str | None] | None = None
         self._operations: list[tuple[str, list[Any], dict[str, Any]]] = []
         self.reads: dict[int, Layout] = {}
         self.writes: set[int] = set()
+
+    def begin(self, backward: Backward) -> None:
+        """Have a backward pass done, soon; once what waits already is."""
+        self.flush()
+        self.before = backward
+        self.reads[backward.pixels] = backward.layout
+        self.writes.add(backward.number)
 
     def add(self, layout: Layout, precision: str | None, name: str, *arguments: Any, **options: Any) -> None:
         """Have the workers call a method of `Vectors`, or a function of `pieces`, for each tile of a layout, soon.
@@ -140,10 +176,16 @@ class Deferred:
 
     def flush(self) -> list[Any]:
         """Have it done; returns what the last operation answers, tile by tile."""
+        if (done := self.before) is not None:
+            done.run(done)
+            self.before = None
+            self.writes.remove(done.number)
+            self.reads[done.number] = done.layout
         if self._of is None:
+            self._clear()
             return []
         (layout, precision), store = self._of, self._store
-        call = store.call()
+        call, around = store.call(), store.around
         answers: dict[int, Any] = {}
 
         async def of_worker(worker: str, tiles: list[int]) -> None:
@@ -152,7 +194,7 @@ class Deferred:
             def sent(a: Any) -> Any:
                 match a:
                     case _Seen():
-                        return Each({n: self._around(a, n, layout, worker, wanted) for n in tiles})
+                        return Each({n: around(a.number, a.layout, a.windows[n], worker, wanted) for n in tiles})
                     case Each():
                         return Each({n: a.of[n] for n in tiles})
                 return a
@@ -174,10 +216,6 @@ class Deferred:
         store.complete(passed, store.cluster.ready, lambda: None)
         self._clear()  # and not before: what was interrupted is done again
         return [answers[n] for n in range(len(layout.tiles))]
-
-    def _around(self, a: _Seen, n: int, layout: Layout, worker: str, wanted: dict[str, list[pieces.Region]]) -> Any:
-        found = self._store.inside(a.number, n, a.windows[n], worker) if a.layout is layout else None
-        return found or self._store.around(a.number, a.layout, a.windows[n], worker, wanted)
 
 
 def number_of(array: ClusterArray) -> int:

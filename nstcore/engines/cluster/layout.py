@@ -39,8 +39,7 @@ class Layout:
         return self.tiles[n].own_of_all(1)
 
     def shape(self, n: int) -> tuple[int, int]:
-        rows, columns = self.window(n)
-        return rows.stop - rows.start, columns.stop - columns.start
+        return extent(self.window(n))
 
     def parts(self, window: Window) -> list[Part]:
         """The pieces that a window is put together from."""
@@ -76,6 +75,12 @@ class Layout:
         for n, owner in self.owners.items():
             found.setdefault(owner, []).append(n)
         return found
+
+
+def extent(window: Window) -> tuple[int, int]:
+    """How many rows and columns a window has."""
+    rows, columns = window
+    return rows.stop - rows.start, columns.stop - columns.start
 
 
 def _overlaps(side: slice, step: int) -> list[tuple[int, slice, slice]]:

@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ...version import __version__
 from ..base import Engine, Network
+from ..memory import free_memory
 from ..tiled import work
+from ..tiled.geometry import framed, within
+from ..tiled.windows import ALL
 from ..tiled.work import Question, Share, Window
 from . import pieces
-from .messages import Answers, Ask, Driver, Facts, Load, Made, Missing, Order, Recipe, Send, Shares
+from .messages import Answers, Ask, Driver, Facts, Load, Made, Memory, Missing, Order, Recipe, Send, Shares
 from .pieces import LOCK
 
 IDLE = 600.0  # seconds after which a driver that has not called is taken for gone
-USABLE = 0.8  # of the free memory, for the buffers of one more tile
+USABLE = 0.8  # of the free memory, for pieces and for the buffers of tiles
 
 
 @dataclass
@@ -54,6 +57,7 @@ class Kept:
     """What is kept of a network: its filters, with buffers for tiles that have none of their own; and the tiles."""
 
     engine: Engine
+    host: Engine  # for NumPy arrays
     bench: Bench
     called: float
     tiles: dict[tuple[int, int], Tile] = field(default_factory=dict)  # by picture, tile
@@ -71,7 +75,7 @@ def hello(driver: Driver, precision: str | None) -> Facts:
         for key in [k for k, kept in _KEPT.items() if k[0] != driver and now - kept.called > IDLE]:
             del _KEPT[key]
         engine = pieces.OWN.engine(precision)
-        return Facts(__version__, engine.describe(), engine.memory())
+        return Facts(__version__, engine.describe(), Memory(engine.memory(), free_memory()))
 
 
 def begin(driver: Driver, number: int, recipe: Recipe) -> Facts:
@@ -80,8 +84,9 @@ def begin(driver: Driver, number: int, recipe: Recipe) -> Facts:
         found, engine = hello(driver, recipe.precision), pieces.OWN.engine(recipe.precision)
         if (driver, number) not in _KEPT:
             network = engine.network(recipe.weights, recipe.taps, recipe.pooling)
-            _KEPT[driver, number] = Kept(engine, Bench(network), time.monotonic())
-        return found
+            _KEPT[driver, number] = Kept(engine, pieces.OWN.host(recipe.precision), Bench(network), time.monotonic())
+        apart = _KEPT[driver, number].bench.network.apart
+        return replace(found, memory=replace(found.memory, apart=apart))
 
 
 def end(driver: Driver) -> None:
@@ -137,8 +142,8 @@ def done(answers: Answers) -> None:
 def backward(
     order: Order, shares: Shares, own: Window, number: int, load: Load | None, *taken: Sequence[np.ndarray]
 ) -> Made:
-    """Gradient (C, H, W) with respect to a tile's own pixels: a piece of an array of that number. With a `load` where
-    the tile is new here."""
+    """Gradient (C, H, W) with respect to a tile's own pixels: a piece of an array of that number; the answer is the
+    tile's share of the total variation. With a `load` where the tile is new here."""
     with LOCK:
         if load is None:
             kept, tile = _called(order), _tile(order)
@@ -148,9 +153,19 @@ def backward(
         mine = [_share(tile, send) for send in shares.all]
         tile.bench.of = None  # a backward pass may use up the features
         window = None if there else tile.window
-        gradient = np.ascontiguousarray(work.backward(tile.bench.network, kept.engine, window, mine, None, own))
+        gradient = np.array(work.backward(tile.bench.network, kept.engine, window, mine, None, own), order="C")
+        found = 0.0 if shares.variation is None else _varied(kept.host, tile.window, own, gradient, *shares.variation)
         pieces.put(order.call, [(number, order.tile)], [gradient])
-        return None, {number: {order.tile: gradient}}
+        return found, {number: {order.tile: gradient}}
+
+
+def _varied(
+    host: Engine, window: np.ndarray, own: Window, gradient: np.ndarray, scale: float, diagonal: float
+) -> float:
+    """`work.total_variation` of a tile: it sees one pixel around it, which its window has."""
+    seen = framed(own, window.shape[1:])
+    x = np.ascontiguousarray(window[ALL + seen])
+    return work.total_variation(host, x, within(own, seen), gradient, scale, diagonal)
 
 
 # -- what is kept -------------------------------------------------------------------------------------------------
@@ -188,7 +203,7 @@ def _tile(order: Order) -> Tile:
 def _loaded(order: Order, load: Load, taken: Sequence[Sequence[np.ndarray]]) -> tuple[Kept, Tile]:
     """The tile, with what has come for it."""
     kept, name = _called(order), (order.picture, order.tile)
-    window = pieces.window(order.call, order.picture, order.tile, load.window, taken)
+    window = pieces.assembled(order.call, load.window, taken)
     tile = kept.tiles.get(name)
     if tile is None:
         tile = kept.tiles[name] = Tile(_bench(kept, order, window.shape), window, order.step)

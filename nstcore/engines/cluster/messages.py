@@ -5,7 +5,7 @@
         take      Call, regions of its pieces         -> these, which go straight to the worker that asked for a window
         forward   Order, Load: window, what is new    -> keeps the window and what is new; answers to Questions
         plus      two workers' answers                -> their sum, on the way up the tree
-        backward  Order, Shares                       -> keeps the gradient of the tile's own pixels
+        backward  Order, Shares                       -> keeps the gradient of the tile's own pixels; total variation
         apply     Call, Operations                    -> keeps the pieces that they make; the last one's answer
         keep      what apply or backward made         -> keeps copies of them, as the next worker
 
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import shown_bytes
 from ...pretrained.weights import Weights
 from ..tiled.work import Window
 
@@ -45,6 +46,43 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Bytes that a worker may take; None where nobody knows.
+
+    Attributes
+    ----------
+    engine, host : int or None
+        Where its engine's arrays lie, among them the buffers for tiles; and where pieces lie.
+    apart : bool
+        Whether these are two memories, as a GPU has its own. Said with a network alone.
+    """
+
+    engine: int | None
+    host: int | None
+    apart: bool = False
+
+    def part(self, share: float) -> Memory:
+        """A share of both."""
+        engine, host = (None if n is None else int(n * share) for n in (self.engine, self.host))
+        return Memory(engine, host, self.apart)
+
+    def refusal(self, buffers: int, pieces: int) -> str | None:
+        """Why so many bytes are too many, and the way out, in one line; None where they are not."""
+        way_out = "take a smaller --tile, or more machines"
+        wanted = [(buffers + pieces, self.engine, "memory for a tile", way_out)]
+        if self.apart:
+            wanted = [
+                (buffers, self.engine, "their engine's memory for a tile", way_out),
+                (pieces, self.host, "the host's memory for their part of the picture", "take more machines"),
+            ]
+        for need, free, what, way_out in wanted:
+            if free is not None and need > free:
+                found = shown_bytes(free)
+                return f"cluster: expected workers with {shown_bytes(need)} of {what}, found {found}; {way_out}"
+        return None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a worker says of itself.
 
@@ -54,13 +92,12 @@ class Facts:
         Of nstcore.
     engine : str
         What it computes with, in words.
-    memory : int or None
-        Bytes free for its arrays.
+    memory : Memory
     """
 
     version: str
     engine: str
-    memory: int | None
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -94,15 +131,12 @@ class Around:
         From pieces that lie here: where in the piece, where in the window.
     others : tuple of (i, j, place)
         From what others have sent: the j-th region of the i-th of them.
-    inside : (picture, tile, region), or None
-        Instead: of the window that the last forward pass of that tile was computed from.
     """
 
     number: int
     shape: tuple[int, int]
     own: tuple[tuple[int, Window, Window], ...]
     others: tuple[tuple[int, int, Window], ...]
-    inside: tuple[int, int, Window] | None = None
 
 
 @dataclass(frozen=True)
@@ -228,9 +262,10 @@ class Send:
 
 @dataclass(frozen=True)
 class Shares:
-    """What the losses send back to every tile."""
+    """What the losses send back to every tile, and scale and diagonal of the total variation, if that is a loss."""
 
     all: tuple[Send, ...]
+    variation: tuple[float, float] | None = None
 
 
 Made = tuple[Any, dict[int, dict[int, np.ndarray]]]  # an answer, and new pieces by number and tile

@@ -6,7 +6,8 @@ where they are from the statistics to the gradient. A step is:
         halos of the windows               from owner to owner
         statistics                         from owner to owner, summed two by two in `tiled.work.Tree`'s order
         what follows for the features      from here to one owner, from there to the others
-        gradients of the tiles' own pixels stay where they are, as pieces of an array (`arrays`)
+        gradients of the tiles' own pixels stay where they are, as pieces of an array (`arrays`); with that of the
+        total variation, which sees no more than the window has
 
 Which worker owns a tile decides nothing but who computes it: the numbers are those of one process, bit for bit, where
 the workers' engines are of one kind. So when a worker dies, its tiles go to others, which compute what is missing.
@@ -18,13 +19,13 @@ import math
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ... import vgg
-from ...errors import DeviceError
-from ...files import shown_bytes
+from ...errors import DeviceError, RunError
 from ...pretrained.weights import Weights
 from ..base import EVERYWHERE, Asked
 from ..tiled.geometry import Tile
@@ -34,7 +35,7 @@ from ..tiled.windows import cut, paste
 from ..tiled.work import Tree
 from . import member
 from .arrays import AT_ONCE
-from .deferred import number_of
+from .deferred import GONE, Backward, number_of
 from .layout import Layout
 from .messages import Ask, Call, Load, Order, Recipe, Send, Shares
 from .pieces import Region
@@ -131,25 +132,22 @@ class ClusterNetwork(TiledNetwork):
             If the workers have not the memory for any of them.
         """
         network, best, least = self.networks[0], None, math.inf
-        workers, memory = len(self.cluster.living()), self.cluster.memory()
+        workers, memories = len(self.cluster.living()), self.cluster.memory()
         pieces = pictures * min(COPIES, workers) // workers
         for side in sides:
             _, backward = self._tiles(network, height, width, side)
             each = -(-len(backward) // workers)  # tiles of the busiest worker
             buffers = network.memory(*backward[0].shape, network.taps)
-            always, need = buffers.pop("filters") + pieces, sum(buffers.values())
-            least = min(least, always + need)
-            if memory is not None and always + need > memory:
+            filters, need = buffers.pop("filters"), sum(buffers.values())
+            least = min(least, filters + need)
+            if any(memory.refusal(filters + need, pieces) for memory in memories):
                 continue
-            kept = memory is None or always + (1 + each) * need <= memory
+            kept = not any(memory.refusal(filters + (1 + each) * need, pieces) for memory in memories)
             cost = each * backward[0].area * (2 if kept else 3)  # forward, backward; and forward again
             if best is None or cost <= best[0]:
                 best = cost, side
         if best is None:
-            raise DeviceError(
-                f"cluster: expected workers with {shown_bytes(int(least))} of memory for a tile, found "
-                f"{shown_bytes(memory or 0)}; take a smaller --tile, or more machines"
-            )
+            raise DeviceError(next(filter(None, (memory.refusal(int(least), pieces) for memory in memories))))
         self.engine.tiling = replace(self.tiling, side=best[1])
         self.retiled(self.engine.tiling)
 
@@ -166,6 +164,7 @@ class ClusterNetwork(TiledNetwork):
     # -- forward ------------------------------------------------------------------------------------------------------
 
     def forward(self, pixels: Any) -> None:
+        self.cluster.store.deferred.flush()  # what waits may be of the picture as it was
         self._resize(*pixels.shape[1:])
         self._pixels = pixels
         self._measured = self._passed(self._asked)
@@ -178,7 +177,9 @@ class ClusterNetwork(TiledNetwork):
 
     def _passed(self, asked: Sequence[Asked]) -> Measured:
         """One forward pass of every tile, and what it found."""
-        (plan,) = self.plans
+        store = self.cluster.store
+        store.deferred.flush()
+        (plan,), pixels = self.plans, number_of(self._pixels)
         found = Measured()
         for a in asked:
             if a.what == "keep" and a.tap not in found.kept:
@@ -189,15 +190,13 @@ class ClusterNetwork(TiledNetwork):
         self._step += 1
         self._at = {}
         futures: dict[int, tuple[Any, str]] = {}  # by tile: its answers, and where they are
-        store = self.cluster.store
-        store.deferred.flush()
         call = store.call()
 
         async def send(n: int) -> None:
             groups = [[ask for ask in asks[n] if ask.key in keys] for keys, _ in summed]
             kept = [ask for ask in asks[n] if ask.what == "keep"]
             owner, new = self._owners[n], self._new(n, arrays)
-            load, taken = await self._loaded(call, n, new)
+            load, taken = await self._loaded(call, n, pixels, new)
             order = self._order(call, n)
             future = self.cluster.submit(member.forward, order, load, [*groups, kept], *taken, worker=owner)
             if kept:
@@ -219,8 +218,6 @@ class ClusterNetwork(TiledNetwork):
             return await self._sums(summed, futures)
 
         totals = self._done(passed)
-        windows = [tile.window for tile in plan.forward]
-        store.remember(number_of(self._pixels), self.picture, {n: (owner, windows[n]) for n, owner in self._at.items()})
         for sums in totals:
             for key, value in sums.items():
                 a = asked[key]
@@ -261,19 +258,27 @@ class ClusterNetwork(TiledNetwork):
     # -- backward -----------------------------------------------------------------------------------------------------
 
     def backward(self, gradients: Gradients, above: Any = None) -> Any:
+        """See `Network.backward`. It waits until the gradient is wanted, or the total variation is added to it."""
         self._there()
         self._measured = None
-        (plan,) = self.plans
         sends = tuple(
             Send(tap, g.dG, g.ds, self._name(g.target), g.scale, self._name(g.guide))
             for tap in self.taps
             for g in gradients.get(tap, ())
         )
         arrays = [(tap, a) for tap in self.taps for g in gradients.get(tap, ()) for a in (g.target, g.guide)]
+        store = self.cluster.store
+        (number,) = store.numbers(1)
+        store.deferred.begin(
+            Backward(partial(self._backward, sends, arrays), self._pixels.layout, number_of(self._pixels), number)
+        )
+        self._gradient.number = number
+        return self._gradient
+
+    def _backward(self, sends: tuple[Send, ...], arrays: Sequence[tuple[str, Any]], asked: Backward) -> None:
+        (plan,) = self.plans
         done: dict[int, tuple[str, str | None]] = {}  # by tile: who has its piece, and who the copy
         store = self.cluster.store
-        store.deferred.flush()
-        (number,) = store.numbers(1)
         call = store.call()
 
         async def send(n: int, shares: Any) -> None:
@@ -283,25 +288,23 @@ class ClusterNetwork(TiledNetwork):
             if self._at.get(n) != owner or new:  # the tile has moved: it is to be sent again
                 self._known.pop((owner, n), None)
                 new = self._new(n, arrays)
-                load, taken = await self._loaded(call, n, new)
+                load, taken = await self._loaded(call, n, asked.pixels, new)
             order = self._order(call, n)
             made = self.cluster.submit(
-                member.backward, order, shares, tile.own_at(1), number, load, *taken, worker=owner
+                member.backward, order, shares, tile.own_at(1), asked.number, load, *taken, worker=owner
             )
-            await store.kept(call, made, owner)
+            asked.answers[n] = await store.kept(call, made, owner)
             if load is not None:
                 self._at[n] = owner
                 self._known.setdefault((owner, n), set()).update(new)
             done[n] = owner, store.second(owner)
 
         async def passed() -> None:
-            shares = await self.cluster.scattered(Shares(sends), self._owners[0])
+            shares = await self.cluster.scattered(Shares(sends, asked.variation), self._owners[0])
             left = [n for n, owner in self._owners.items() if done.get(n) != (owner, store.second(owner))]
             await store.each(self._owners, left, lambda n: send(n, shares))
 
         self._done(passed)
-        self._gradient.number = number
-        return self._gradient
 
     # -- who computes what ----------------------------------------------------------------------------------------
 
@@ -326,13 +329,16 @@ class ClusterNetwork(TiledNetwork):
             self._names[array] = self.cluster.number()
         return self._names[array]
 
-    async def _loaded(self, call: Call, n: int, new: dict[int, np.ndarray]) -> tuple[Any, list[Any]]:
-        """The load of a tile, or a future of it, and futures of what other owners send for its window."""
+    async def _loaded(self, call: Call, n: int, number: int, new: dict[int, np.ndarray]) -> tuple[Any, list[Any]]:
+        """The load of a tile, or a future of it, and futures of what other owners send for its window of the pixels,
+        which have that number."""
+        if number in self.cluster.store.gone:
+            raise RunError(GONE)
         owner = self._owners[n]
         wanted: dict[str, list[Region]] = {}
         window = self.plans[0].forward[n].window
-        store, pixels = self.cluster.store, self._pixels
-        load = Load(store.around(number_of(pixels), pixels.layout, window, owner, wanted), new)
+        store = self.cluster.store
+        load = Load(store.around(number, self._pixels.layout, window, owner, wanted), new)
         taken = store.taken(call, wanted)
         return (await self.cluster.scattered(load, owner) if new else load), taken
 

@@ -18,7 +18,6 @@ import numpy as np
 from .. import create
 from ..base import Engine
 from ..cpu import CpuEngine
-from ..tiled import work
 from ..tiled.windows import ALL, Window
 from .messages import Around, Call, Driver, Each, Made, Missing, Operation, Read, Write
 
@@ -60,8 +59,6 @@ class Held:
 
     called: float
     arrays: Arrays = field(default_factory=dict)
-    # By picture and tile: what its last forward pass was computed from, and the number of the array
-    windows: dict[tuple[int, int], tuple[int, np.ndarray]] = field(default_factory=dict)
 
 
 _HELD: dict[Driver, Held] = {}
@@ -71,14 +68,8 @@ def arrays_of(call: Call) -> Arrays:
     """A driver's arrays, once those that there are no more have been dropped."""
     held = _HELD.setdefault(call.driver, Held(0.0))
     held.called = time.monotonic()
-
-    def gone(number: int) -> bool:
-        return number <= call.newest and number not in call.alive
-
-    for number in filter(gone, list(held.arrays)):
+    for number in [n for n in held.arrays if n <= call.newest and n not in call.alive]:
         del held.arrays[number]
-    for name in [name for name, (number, _) in held.windows.items() if gone(number)]:
-        del held.windows[name]
     return held.arrays
 
 
@@ -131,22 +122,9 @@ def held(driver: Driver) -> dict[int, set[int]]:
         return {} if mine is None else {number: set(of_tiles) for number, of_tiles in mine.arrays.items()}
 
 
-def window(call: Call, picture: int, tile: int, around: Around, taken: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-    """The window of a tile's forward pass, put together; kept for `assembled`."""
-    found = assembled(call, around, taken)
-    _HELD[call.driver].windows[picture, tile] = around.number, found
-    return found
-
-
 def assembled(call: Call, around: Around, taken: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """A window, put together."""
     arrays = arrays_of(call)
-    if around.inside is not None:
-        picture, tile, region = around.inside
-        number, whole = _HELD[call.driver].windows.get((picture, tile), (None, None))
-        if whole is None or number != around.number:
-            raise Missing(f"window {tile} of array {around.number}")
-        return np.ascontiguousarray(whole[ALL + region])
     parts = [(place, _piece(arrays, around.number, tile)[ALL + region]) for tile, region, place in around.own]
     parts += [(place, taken[i][j]) for i, j, place in around.others]
     out = np.empty((len(parts[0][1]), *around.shape), parts[0][1].dtype)
@@ -211,7 +189,6 @@ def add_block_mean_gradient(
 
 
 OURS: dict[str, Callable[..., Any]] = {
-    "total_variation": work.total_variation,
     "block_mean": block_mean,
     "add_block_mean_gradient": add_block_mean_gradient,
 }
