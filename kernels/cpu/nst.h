@@ -136,6 +136,15 @@ NST_API double nst_squared_distance_within(nst_team *team, const float *F, const
 NST_API double nst_total_variation(nst_team *team, const float *x, long C, long H, long W, double scale, double diagonal,
                                    float *dx);
 
+/* ---- gates ----------------------------------------------------------------------------------------------------------- */
+
+/* Where the gradient passes a ReLU of features F (C, H, W), and `pooled`, the max pooling above it: gates
+ * (C/16, height, width) of a window of them, the bit c of word b for channel 16 b + c */
+NST_API void nst_gates(nst_team *team, const float *F, long C, long H, long W, int pooled, const nst_window *window,
+                       unsigned short *gates);
+/* And back: features (C, M) that are 1 where it passes and 0 elsewhere. To a backward pass they are what the others were. */
+NST_API void nst_open(nst_team *team, const unsigned short *gates, long C, long M, float *F);
+
 /* ---- vectors --------------------------------------------------------------------------------------------------------- */
 
 /* The methods of nstcore/optim/vectors.py, where they are described: arrays of n floats, at any address. `free` is NULL

@@ -15,7 +15,8 @@ from .. import ops, vgg
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from ..vgg import Step
-from .base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Engine, Network, TapGradient
+from .base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Engine, TapGradient
+from .gates import GatedNetwork, bits, choice_of, winners, words
 
 
 class ReferenceEngine(Engine):
@@ -45,7 +46,7 @@ class Kept:
     w: np.ndarray | None
 
 
-class ReferenceNetwork(Network):
+class ReferenceNetwork(GatedNetwork):
     """Features are kept as (N, H, W), by layer name."""
 
     def __init__(
@@ -68,9 +69,17 @@ class ReferenceNetwork(Network):
     def _empty(self) -> None:
         self.values: dict[str, np.ndarray] = {}
         self.choices: dict[str, np.ndarray] = {}
+        self._mask: dict[str, np.ndarray] = {}
 
     def forward(self, pixels: np.ndarray, decisions: Mapping[str, np.ndarray] | None = None) -> None:
         """As `Network.forward`; with another engine's `decisions`, its ReLUs and poolings are followed, not made."""
+        self._forward(pixels, self.steps, decisions)
+        if decisions is not None:
+            self._mask = {n: decisions[n] for n in self._mask}
+
+    def _forward(
+        self, pixels: np.ndarray, steps: Sequence[Step], decisions: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         self.shapes(*pixels.shape[1:])
         self.values = {}
         self.choices = {}
@@ -78,12 +87,10 @@ class ReferenceNetwork(Network):
         if self.part.first == 1:
             with self._timed(PIXELS, FORWARD):
                 x = ops.preprocess_forward(x, *self.preprocessing)
-        for step in self.steps:
+        for step in steps:
             with self._timed(step.name, FORWARD):
                 x = self.values[step.output] = self._step_forward(step, x, decisions)
         self._mask = {n: v > 0 for n, v in self.values.items() if n.startswith("relu")}
-        if decisions is not None:
-            self._mask = {n: decisions[n] for n in self._mask}
 
     def _step_forward(self, step: Step, x: np.ndarray, decisions: Mapping[str, np.ndarray] | None) -> np.ndarray:
         if step.kind == "conv":
@@ -97,6 +104,21 @@ class ReferenceNetwork(Network):
                 y = _chosen(x, choice)
             self.choices[step.name] = choice
         return y
+
+    def gates(self, step: Step, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        passed = self._mask[step.output]
+        if self.pooled(step):
+            passed = passed & winners(self.choices[f"pool{step.block}"], *passed.shape[1:])
+        return words(passed[:, *window])
+
+    def reopen(self, pixels: np.ndarray, gates: dict[str, np.ndarray]) -> None:
+        self._forward(pixels, self.steps[: self.again])
+        for name, shape in self.shapes(*pixels.shape[1:]).items():
+            self.values.setdefault(name, np.zeros(shape, self.dtype))  # of which only the shape is asked
+        for step in self.gated:
+            passed = self._mask[step.output] = bits(gates[step.name], step.out_channels)
+            if self.pooled(step):
+                self.choices[f"pool{step.block}"] = choice_of(passed)
 
     def backward(self, gradients: Mapping[str, Sequence[TapGradient]], above: np.ndarray | None = None) -> np.ndarray:
         top = self.values[self.steps[-1].output]
@@ -121,9 +143,9 @@ class ReferenceNetwork(Network):
 
     def _add(self, dy: np.ndarray, tap: str, gradients: Mapping[str, Sequence[TapGradient]]) -> np.ndarray:
         """dy plus what the losses send back from this tap."""
-        F = _matrix(self.values[tap])
-        N = len(F)
         for gradient in gradients.get(tap, ()):
+            F = _matrix(self.values[tap])
+            N = len(F)
             if gradient.dG is not None or gradient.ds is not None:
                 dG = np.zeros((N, N), self.dtype) if gradient.dG is None else gradient.dG
                 ds = np.zeros(N, self.dtype) if gradient.ds is None else gradient.ds.astype(self.dtype)

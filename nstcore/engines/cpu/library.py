@@ -36,14 +36,22 @@ SLOWER = "in NumPy, some three times slower"
 class Floats:
     """Argument type of a float32 array: checked here, because beyond this point nothing is."""
 
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
     @classmethod
     def from_param(cls, a: np.ndarray | None) -> c_void_p | None:
-        """The address of a C-contiguous float32 array; NULL for None."""
+        """The address of a C-contiguous array of that type; NULL for None."""
         if a is None:
             return None
-        if a.dtype != np.float32 or not a.flags.c_contiguous:
-            raise TypeError(f"expected a C-contiguous float32 array, got {a.dtype} with strides {a.strides}")
+        if a.dtype != cls.dtype or not a.flags.c_contiguous:
+            raise TypeError(f"expected a C-contiguous {cls.dtype} array, got {a.dtype} with strides {a.strides}")
         return c_void_p(a.ctypes.data)
+
+
+class Words(Floats):
+    """The same of a uint16 array."""
+
+    dtype = np.dtype(np.uint16)
 
 
 class Convolution(Structure):
@@ -136,6 +144,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "squared_distance": (c_double, _team, Floats, Floats, Floats, c_long, c_long),
     "squared_distance_within": (c_double, _team, Floats, Floats, Floats, c_long, c_long, _window),
     "total_variation": (c_double, _team, Floats, c_long, c_long, c_long, c_double, c_double, Floats),
+    "gates": (None, _team, Floats, c_long, c_long, c_long, c_int, _window, Words),
+    "open": (None, _team, Words, c_long, c_long, Floats),
     "copy": (None, _team, Floats, Floats, c_long),
     "fill": (None, _team, Floats, c_double, c_long),
     "dot": (c_double, _team, Floats, Floats, c_long),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,36 +17,20 @@ import numpy as np
 from ... import ops, vgg
 from ...pretrained.weights import Weights
 from ...vgg import WHOLE, Part, Step
-from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Network, TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..gates import GatedNetwork
 from .arena import Arena, Spare
+from .blocks import CB, Guide, Kept, added, address, aligned, counted, extent, fitting
 from .filters import pack_filters, plan_filters
 from .library import POOLINGS, Convolution, Crew, First, Library, Tap, Window
 from .statistics import rectangle_of
 
-CB = 16  # channels of a block
 CHANNELS = 32  # every layer has a multiple of these
 
 Gradients = Mapping[str, Sequence[TapGradient]]
 
 
-@dataclass(frozen=True)
-class Guide:
-    """Weights w of the positions and their square roots, both (M,), or of a rectangle that alone counts, and fully."""
-
-    w: np.ndarray
-    root: np.ndarray
-    window: Window | None
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A content target: P as features, and the guide that its distances take."""
-
-    P: np.ndarray
-    guide: Guide | None
-
-
-class NativeNetwork(Network):
+class NativeNetwork(GatedNetwork):
     """VGG in the native kernels of one library, one crew of threads. float32."""
 
     itemsize = 4
@@ -177,6 +161,9 @@ class NativeNetwork(Network):
     # -- forward --------------------------------------------------------------------------------------------------
 
     def forward(self, pixels: np.ndarray) -> None:
+        self._forward(pixels, self.steps)
+
+    def _forward(self, pixels: np.ndarray, steps: Sequence[Step]) -> None:
         self._resize(*pixels.shape[1:])
         if self.part.first == 1:
             x = self.buffers["planes"]
@@ -186,7 +173,7 @@ class NativeNetwork(Network):
         else:
             x = self.buffers["input"]
             self.library.to_blocks(self.crew.pointer, pixels, x)
-        for i, step in enumerate(self.steps):
+        for i, step in enumerate(steps):
             if step.kind == "conv":  # a pooling came with the convolution before it
                 with self._timed(step.name, FORWARD):
                     self._conv_forward(i, x)
@@ -210,6 +197,24 @@ class NativeNetwork(Network):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
+    def gates(self, step: Step, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        F = self._tapped(step.output)
+        blocks, H, W, _ = F.shape
+        rows, columns = (range(n)[s] for n, s in zip((H, W), window, strict=True))
+        found = np.empty((blocks, len(rows), len(columns)), np.uint16)
+        within = Window(rows.start, columns.start, len(rows), len(columns), W)
+        self.library.gates(self.crew.pointer, F, blocks * CB, H, W, self.pooled(step), within, found)
+        return found
+
+    def reopen(self, pixels: np.ndarray, gates: dict[str, np.ndarray]) -> None:
+        """See `GatedNetwork.reopen`. Where the gradient passes, features are 1: the first of the largest."""
+        self._forward(pixels, self.steps[: self.again])
+        for step in self.gated:
+            F, given = self.buffers[step.output], gates[step.name]
+            if given.shape != F.shape[:3]:
+                raise ValueError(f"gates: expected (C/16, H, W) of shape {F.shape[:3]}, got {given.shape}")
+            self.library.open(self.crew.pointer, given, *extent(F), F)
+
     def backward(self, gradients: Gradients, above: np.ndarray | None = None) -> np.ndarray:
         self._need_features()
         if above is not None and self.steps[-1].kind != "pool":
@@ -232,7 +237,7 @@ class NativeNetwork(Network):
         """Where the gradient begins: `ops.moments_backward`, `ops.content_backward`, `ops.relu_backward`."""
         team, dy, tap = self.crew.pointer, self.buffers[top.output], self._tap(top.output, gradients)
         work = self.buffers["work"]
-        self.library.tap_gradient(team, dy, None, dy, False, top.kind == "conv", *_extent(dy), tap, work)
+        self.library.tap_gradient(team, dy, None, dy, False, top.kind == "conv", *extent(dy), tap, work)
         self._before_relu(top, dy, gradients)
 
     def _step_backward(self, i: int, gradients: Gradients) -> None:
@@ -277,7 +282,7 @@ class NativeNetwork(Network):
         for gradient in apart:
             add, extra = extra is not None, self._extra_for(tap)
             self._add_alone(F, gradient, extra, add)
-        dG, ds = _sum(g.dG for g in plain), _sum(g.ds for g in plain)
+        dG, ds = added(g.dG for g in plain), added(g.ds for g in plain)
         return self._packed(F, TapGradient(dG, ds, first.target, first.scale), extra)
 
     def _packed(self, F: np.ndarray, gradient: TapGradient, extra: np.ndarray | None = None) -> Tap:
@@ -289,8 +294,8 @@ class NativeNetwork(Network):
         if gradient.ds is not None:
             ds = self.buffers["ds"]
             ds[: len(gradient.ds)] = gradient.ds
-        P = None if gradient.target is None else _fitting(gradient.target.P, F)
-        return Tap(_address(S), _address(P), gradient.scale, _address(ds), _address(extra))
+        P = None if gradient.target is None else fitting(gradient.target.P, F)
+        return Tap(address(S), address(P), gradient.scale, address(ds), address(extra))
 
     def _before_relu(self, step: Step, g: np.ndarray, gradients: Gradients) -> None:
         """g += what the losses send back from a convolution before its ReLU."""
@@ -302,7 +307,7 @@ class NativeNetwork(Network):
         """g = [g +] the gradient of one loss: `ops.moments_backward`, `ops.content_backward`."""
         w = None if gradient.guide is None else gradient.guide.w
         tap, work = self._packed(F, gradient), self.buffers["work"]
-        self.library.tap_gradient(self.crew.pointer, F, w, g, add, False, *_extent(F), tap, work)
+        self.library.tap_gradient(self.crew.pointer, F, w, g, add, False, *extent(F), tap, work)
 
     # -- statistics -----------------------------------------------------------------------------------------------
 
@@ -327,8 +332,8 @@ class NativeNetwork(Network):
 
     def gram(self, tap: str, guide: Any = None) -> np.ndarray:
         F, G, team = self._tapped(tap), self.buffers[f"{tap}:gram"], self.crew.pointer
-        C, M = _extent(F)
-        w, window = _counted(guide)
+        C, M = extent(F)
+        w, window = counted(guide)
         if w is not None:
             weighted = self._extra_for(tap)
             self.library.weigh(team, F, guide.root, C, M, weighted)
@@ -338,21 +343,21 @@ class NativeNetwork(Network):
 
     def sums(self, tap: str, guide: Any = None) -> np.ndarray:
         F = self._tapped(tap)
-        C, M = _extent(F)
+        C, M = extent(F)
         s = (ctypes.c_double * C)()
-        w, window = _counted(guide)
+        w, window = counted(guide)
         self.library.sums_within(self.crew.pointer, F, w, C, M, window, s)
         return np.array(s)
 
     def keep(self, tap: str, guide: Any = None) -> Kept:
         F = self._tapped(tap)
-        P = _aligned(F.shape)
+        P = aligned(F.shape)
         np.copyto(P, F)
         return Kept(P, guide)
 
     def hold(self, tap: str, P: np.ndarray, guide: Any = None) -> Kept:
         C, H, W = P.shape
-        blocks = _aligned((C // CB, H, W, CB))
+        blocks = aligned((C // CB, H, W, CB))
         self.library.to_blocks(self.crew.pointer, P, blocks)
         return Kept(blocks, guide)
 
@@ -361,50 +366,13 @@ class NativeNetwork(Network):
 
     def squared_distance(self, tap: str, target: Any) -> float:
         F = self._tapped(tap)
-        return self._distance(F, _fitting(target.P, F), target.guide)
+        return self._distance(F, fitting(target.P, F), target.guide)
 
     def _distance(self, F: np.ndarray, P: np.ndarray | None, guide: Guide | None) -> float:
-        w, window = _counted(guide)
-        return self.library.squared_distance_within(self.crew.pointer, F, P, w, *_extent(F), window)
+        w, window = counted(guide)
+        return self.library.squared_distance_within(self.crew.pointer, F, P, w, *extent(F), window)
 
     def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
         blocks = self._tapped(tap)[:, *window]
         C, H, W = len(blocks) * CB, *blocks.shape[1:3]
         return self.library.to_book(self.crew.pointer, blocks, np.empty((C, H, W), np.float32))
-
-
-def _extent(F: np.ndarray) -> tuple[int, int]:
-    """C channels, M positions of features (C/16, H, W, 16)."""
-    blocks, height, width, _ = F.shape
-    return blocks * CB, height * width
-
-
-def _counted(guide: Guide | None) -> tuple[np.ndarray | None, Window | None]:
-    """Of the positions that count in a statistic, the weights and the rectangle: one of the two at most."""
-    if guide is None:
-        return None, None
-    return (guide.w, None) if guide.window is None else (None, guide.window)
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """A buffer of its own, as the kernels want it."""
-    arena = Arena()
-    arena.add("one", shape, np.float32)
-    return arena.allocate()["one"]
-
-
-def _fitting(P: np.ndarray, F: np.ndarray) -> np.ndarray:
-    """P, if it has the shape of the features that it is compared with: the kernels do not look."""
-    if P.shape != F.shape:
-        raise ValueError(f"target: expected features (C/16, H, W, 16) of shape {F.shape}, got {P.shape}")
-    return P
-
-
-def _address(a: np.ndarray | None) -> int | None:
-    return None if a is None else a.ctypes.data
-
-
-def _sum(arrays: Iterable[np.ndarray | None]) -> np.ndarray | None:
-    """Of those that are there; None where there is none."""
-    there = [a for a in arrays if a is not None]
-    return sum(there[1:], there[0]) if there else None

@@ -11,7 +11,8 @@ import numpy as np
 from ... import ops
 from ...pretrained.weights import Weights
 from ...vgg import WHOLE, Part, Step
-from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Network, TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..gates import GatedNetwork, bits, choice_of, winners, words
 from . import layers, statistics
 from .arena import Arena
 from .team import Team
@@ -28,7 +29,7 @@ class Kept:
     guide: statistics.Guide | None
 
 
-class NumpyNetwork(Network):
+class NumpyNetwork(GatedNetwork):
     """VGG in NumPy, one `Team` of threads.
 
     conv1_1 goes by im2col, every other convolution by Winograd. Each step keeps its output; a gradient lives in one of
@@ -121,6 +122,9 @@ class NumpyNetwork(Network):
     # -- forward --------------------------------------------------------------------------------------------------
 
     def forward(self, pixels: np.ndarray) -> None:
+        self._forward(pixels, self.steps)
+
+    def _forward(self, pixels: np.ndarray, steps: Sequence[Step]) -> None:
         self._resize(*pixels.shape[1:])
         with self.team.at_work():
             if self.part.first == 1:
@@ -130,7 +134,7 @@ class NumpyNetwork(Network):
             else:
                 x = self.buffers["input"]
                 np.copyto(x, pixels.transpose(1, 2, 0))
-            for step in self.steps:
+            for step in steps:
                 with self._timed(step.name, FORWARD):
                     x = self._conv(step, x) if step.kind == "conv" else self._pool(step, x)
 
@@ -163,6 +167,20 @@ class NumpyNetwork(Network):
         return y
 
     # -- backward -------------------------------------------------------------------------------------------------
+
+    def gates(self, step: Step, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        passed = self.features(step.output) > 0
+        if self.pooled(step):
+            passed &= winners(self.features(f"pool{step.block}:choice"), *passed.shape[1:])
+        return words(passed[:, *window])
+
+    def reopen(self, pixels: np.ndarray, gates: dict[str, np.ndarray]) -> None:
+        self._forward(pixels, self.steps[: self.again])
+        for step in self.gated:
+            passed = bits(gates[step.name], step.out_channels)
+            np.copyto(self.buffers[step.output], passed.transpose(1, 2, 0))
+            if self.pooled(step):
+                np.copyto(self.buffers[f"pool{step.block}:choice"], choice_of(passed).transpose(1, 2, 0))
 
     def backward(self, gradients: Gradients, above: np.ndarray | None = None) -> np.ndarray:
         last = 1 if self.part.first == 1 else 0  # conv1_1 has a way of its own
