@@ -18,6 +18,7 @@ from tile_costs import FLOAT, parts_of
 from nstcore import ops, vgg
 from nstcore.engines.reference import ReferenceEngine
 from nstcore.engines.tiled import TiledEngine, Tiling
+from nstcore.engines.tiled.tiling import CUTS
 from nstcore.errors import OptionError
 from nstcore.objective import Objective
 from nstcore.transfer.preview import estimate
@@ -87,12 +88,12 @@ def test_work_and_bytes_are_those_that_the_program_plans(monkeypatch, architectu
         found = tile_costs.step(parts, size, network.sides, tiling.whole)
         assert network.work(size, size) == pytest.approx(found.lost, rel=1e-12)
         planned = network.memory(size, size)
-        names = {name for name in planned if name.startswith("after block")} | {"gradient"}
+        names = {name for name in planned if name.startswith(("after block", "gates"))} | {"gradient"}
         assert sum(planned[name] for name in names) == found.stored * size**2 / size**2
         windows, stay = [0], 0
         for i, (part, of_part, side) in enumerate(zip(parts, network.networks, network.sides, strict=True)):
             forward, backward = tile_costs.sweeps(part, size, side)
-            buffers = of_part.memory(backward.length, backward.length, of_part.taps)
+            buffers = of_part.memory(*backward.shape, of_part.taps)
             buffers.pop("filters")
             if forward.count == 1 and i >= len(parts) - tiling.whole:
                 stay += sum(buffers.values())
@@ -164,7 +165,7 @@ def test_a_stale_page_is_written_anew(tmp_path, capsys):
 def test_the_constants_are_of_the_network_that_there_is():
     for architecture, plan in CONSTANTS["plans"].items():
         for name, tiling in plan["tiles"].items():
-            parts, stay = parts_of(architecture, (2, 3)), int(name.split(",")[1])
+            parts, stay = parts_of(architecture, CUTS), int(name.split(",")[1])
             found = tile_costs.step(parts, tile_constants.PLANNED, tiling["sides"], stay)
             assert tiling["work"] == pytest.approx(found.lost, rel=1e-12)
         assert plan["bytes a pixel"] > sum(part.features for part in parts_of(architecture)) * 0.9
@@ -182,7 +183,7 @@ def test_without_constants_it_says_how_to_make_them(tmp_path, monkeypatch, capsy
 def test_every_constant_is_measured(monkeypatch, tmp_path):
     for name, value in {"SIDE": 64, "ROUNDS": 1, "CHECKED": 96, "CHECKED_TILE": 48, "COUNT": 1 << 12}.items():
         monkeypatch.setattr(tile_constants, name, value)
-    for name, value in {"MESSAGE": 1 << 16, "DISK": 1 << 24, "SMALL": 3, "TASKS": 3}.items():
+    for name, value in {"MESSAGE": 1 << 16, "DISK": 1 << 24, "SMALL": 4, "TASKS": 3}.items():
         monkeypatch.setattr(tile_constants, name, value)
     for architecture in tile_constants.ARCHITECTURES:
         narrow = tuple((n, max(32, K // 8)) for n, K in vgg.ARCHITECTURES[architecture])

@@ -73,12 +73,18 @@ def test_tiles_cover_each_position_once_and_their_windows_hold_the_halo(size, ti
 
 
 @pytest.mark.parametrize(
-    ("part", "stride", "grid", "reach"),
-    [(vgg.WHOLE, 1, 16, 70), (vgg.Part(1, 2), 1, 4, 6), (vgg.Part(3, 3), 4, 2, 4), (vgg.Part(4), 8, 2, 6)],
+    ("part", "stride", "grid", "reach", "again"),
+    [
+        (vgg.WHOLE, 1, 16, 70, [0, 1, 2, 2, 4]),
+        (vgg.Part(1, 2), 1, 4, 6, [0, 1, 2, 2, 4]),
+        (vgg.Part(3, 3), 4, 2, 4, [0, 1, 2, 3, 4, 4]),
+        (vgg.Part(4), 8, 2, 6, [0, 1, 2, 3, 4, 4, 6]),
+    ],
 )
-def test_a_part_reaches_as_far_as_its_convolutions(part, stride, grid, reach):
+def test_a_part_reaches_as_far_as_its_convolutions(part, stride, grid, reach, again):
     steps = vgg.steps_for("vgg19", ["relu5_1"] if part.last is None else [], part)
-    assert Reach.of(part, steps) == Reach(stride, grid, reach)
+    assert Reach.of(part, steps) == Reach(stride, grid, reach, reach)
+    assert [Reach.of(part, steps, n).again for n in range(len(again))] == again
 
 
 def test_the_sum_is_a_tree_whatever_comes_between():
@@ -99,10 +105,14 @@ def test_the_sum_is_a_tree_whatever_comes_between():
     st.lists(st.integers(1, 4), unique=True).map(sorted).map(tuple),
     st.sampled_from(["max", "average", "l2"]),
     st.integers(0, 2),
+    st.booleans(),
 )
-def test_tiles_of_any_layout_are_the_whole(narrow_once, height, width, side, cuts, pooling, whole):
+def test_tiles_of_any_layout_are_the_whole(narrow_once, height, width, side, cuts, pooling, whole, gated):
     tiling = Tiling(side, cuts, min(whole, len(cuts)))
-    loss, gradient = differences(both(narrow_once(), (height, width), tiling, pooling=pooling))
+    with pytest.MonkeyPatch.context() as patch:
+        if not gated:  # as on engines that compute all features again
+            patch.setattr(Tiling, "gated", lambda *_: None)
+        loss, gradient = differences(both(narrow_once(), (height, width), tiling, pooling=pooling))
     assert loss <= 1e-12
     assert gradient <= 1e-12
 
@@ -140,9 +150,12 @@ def test_regions_work_in_tiles(narrow):
     assert gradient <= 1e-12
 
 
-@pytest.mark.parametrize("cuts", [(), (2, 3)])
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("cuts", [(), (2, 3), (1, 2, 3, 4)])
 @pytest.mark.parametrize("sweep", ["features", "gradient"])
-def test_a_halo_one_unit_of_the_grid_smaller_is_wrong(narrow, monkeypatch, cuts, sweep):
+def test_a_halo_one_unit_of_the_grid_smaller_is_wrong(narrow, monkeypatch, cuts, sweep, gated):
+    if not gated:
+        monkeypatch.setattr(Tiling, "gated", lambda *_: None)
     enough = getattr(Reach, sweep)
     monkeypatch.setattr(Reach, sweep, property(lambda self: max(0, enough.fget(self) - self.grid)))
     side = 32 if cuts else 160  # larger than the halo, or another window would make up for it
@@ -178,7 +191,8 @@ def test_every_evaluation_takes_the_memory_of_the_one_before(narrow, monkeypatch
     objective(x)
     windows, before = dict(objective.network._room._blocks), len(made)
     objective(x)
-    assert set(windows) == {"input", "gradient", "target 0 of relu4_1"}
+    gates = {f"gates {i}" for i in range(2)}  # a block of this network has one convolution behind its tap, or two
+    assert set(windows) == {"input", "gradient", "target 0 of relu4_1", *gates}
     assert all(objective.network._room._blocks[name] is block for name, block in windows.items())
     assert len(made) == before
 
@@ -233,15 +247,15 @@ def test_features_of_tiles_are_those_of_the_whole(narrow):
 
 def test_work_counts_the_multiplications_of_all_windows(narrow):
     engine = TiledEngine(ReferenceEngine("float64"), Tiling(16))
-    network, seen = engine.network(narrow(), ["relu5_1"], "max"), []
-    conv = geometry.Tile.area  # by hand: every window of every part
+    network, seen = engine.network(narrow(), ["relu2_1", "relu5_1"], "max"), []
+    area = geometry.Tile.area.fget  # by hand: every window of every part
     assert network.work(75, 90) > 1.5
     for part, side in zip(network.networks, network.sides, strict=True):
-        forward, backward = network._tiles(part, 75, 90, side)
-        times = 1 if len(forward) == 1 else 2
-        positions = sum(map(conv.fget, forward)) + times * sum(map(conv.fget, backward))
-        products = sum(s.in_channels * s.out_channels / (s.stride / part.part.stride) ** 2 for s in _convs(part))
-        seen.append(positions * products)
+        forward, backward = (sum(map(area, tiles)) for tiles in network._tiles(part, 75, 90, side))
+        for s in _convs(part):
+            again = s.name in ("conv2_1", "conv5_1")  # the taps, each the first of its part
+            times = forward + backward * (1 + again)
+            seen.append(times * s.in_channels * s.out_channels / (s.stride / part.part.stride) ** 2)
     whole = 2 * 75 * 90 * sum(s.in_channels * s.out_channels / s.stride**2 for s in _convs(network))
     assert network.work(75, 90) == pytest.approx(sum(seen) / whole, rel=0.05)  # of 75 rows, 18 and 9 are whole
     network.retiled(replace(network.tiling, side=1000))

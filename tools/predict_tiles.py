@@ -29,6 +29,7 @@ from tile_constants import Constants
 from tile_costs import DOUBLE, FLOAT, PIXEL, UPDATE, parts_of
 
 from nstcore.commands.progress import tell
+from nstcore.engines.cluster.member import USABLE
 from nstcore.engines.tiled.tiling import CUTS
 from nstcore.errors import NstcoreError
 from nstcore.files import check_writable
@@ -40,7 +41,9 @@ SIZES = (4096, 8192, 16384, 32768)
 WORKERS = (1, 3, 10, 30, 100, 300, 1000)
 SIDES = (512, 1024, 2048)  # of tiles
 PICTURE = 8192  # pixels: where one size must do
-MEMORY = 16e9  # bytes of a CPU worker, assumed
+MEMORY, HOST = 16e9, 128e9  # bytes of a CPU worker, and of the host of a GPU worker, assumed
+SELDOM = 10  # steps: how often copies might be made, in place of every one
+FEW = 10  # workers, where one number must do
 
 
 # ---- one machine -----------------------------------------------------------------------------------------------------
@@ -111,22 +114,22 @@ def cpu_worker(constants: Constants, architecture: str) -> Worker:
     """A machine like the one that was measured."""
     plan = constants["plans"][architecture]
     forward, backward = (sum(column) for column in zip(*constants["passes"][architecture], strict=True))
-    return Worker(forward, backward, plan["bytes a pixel"], plan["filters"], MEMORY)
+    return Worker(forward, backward, plan["bytes a pixel"], plan["filters"], USABLE * MEMORY)
 
 
 def gpu_worker() -> Worker:
     """A GPU as it is predicted; its time is that of its multiplications, half of them forward."""
     found = tile_constants.gpu()
     half = found["seconds a pixel"] / 2
-    return Worker(half, half, found["bytes a pixel"], 0.0, found["memory"])
+    return Worker(half, half, found["bytes a pixel"], 0.0, USABLE * found["memory"], USABLE * HOST)
 
 
 def links_of(constants: Constants) -> Links:
     """As measured on one machine; without Dask there, what a bare socket does."""
-    bare, dask = constants["socket"], constants["dask"] or {}
-    bandwidth = dask.get("bandwidth", bare["bandwidth"])
-    task = dask.get("task", bare["latency"])
-    return Links(bandwidth, bandwidth, bare["latency"], task, constants["add"], constants["update"])
+    bare = constants["socket"]
+    found = constants["dask"] or {**bare, "task": bare["latency"], "pass": bare["latency"]}
+    bandwidth, update = found["bandwidth"], constants["update"]
+    return Links(bandwidth, bandwidth, bare["latency"], found["task"], found["pass"], constants["add"], update)
 
 
 def traffic() -> str:
@@ -175,9 +178,25 @@ def limits_table(rows: Sequence[tuple[str, str, Worker]], links: Links) -> str:
         report.rows.append((name, *(f"{most_workers(size, worker, links):.0f}" for size in SIZES)))
     networks = ", ".join(f"{_seconds(1e9 * worker.alone)} ({name})" for name, _, worker in rows)
     _, copies, update = (1e9 * seconds for seconds in of_a_pixel(rows[0][2], links))
-    return f"{report.markdown()}\n\n" + _wrapped(
+    words = _wrapped(
         f"Nanoseconds of a step for a pixel: the network {networks}; copies {copies:.0f}; Adam, average and total "
         f"variation {update:.0f}, if these take the time of Adam's for each byte that they pass over."
+    )
+    return "\n\n".join((report.markdown(), words, seldom_copied(rows, links)))
+
+
+def seldom_copied(rows: Sequence[tuple[str, str, Worker]], links: Links) -> str:
+    """What copies would save that are not made in every step, in words."""
+    found = []
+    for name, architecture, worker in rows:
+        every, seldom = (
+            cluster_costs.predict(architecture, PICTURE, FEW, worker, links, copying).total
+            for copying in (1.0, 1 / SELDOM)
+        )
+        found.append(f"{_percent(1 - seldom / every)} ({name})")
+    return _wrapped(
+        f"Copies in one step of {SELDOM} would make steps of {PICTURE}x{PICTURE} on {FEW} workers shorter by "
+        f"{', '.join(found)}, and a death would cost up to {SELDOM} steps."
     )
 
 
@@ -245,14 +264,15 @@ def of_constants(constants: Constants) -> str:
     return (
         f"Measured at commit {constants['commit']} on {constants['machine']}, driver and workers on that one machine: "
         f"nanoseconds for a pixel and step, {'; '.join(times)}; Adam on arrays on disk {1e9 * links.update:.1f}; "
-        f"arrays {dask} {links.bandwidth / 1e9:.2f} GB/s, {1e3 * links.task:.2f} ms a task; a bare socket "
-        f"{constants['socket']['bandwidth'] / 1e9:.2f} GB/s and {1e6 * links.latency:.0f} us; the sum of two tiles' "
-        f"statistics {1e3 * links.add:.2f} ms; files: {disk['written'] / 1e9:.2f} GB/s written, "
-        f"{disk['read'] / 1e9:.2f} read, {disk['cached'] / 1e9:.1f} while the system has them in memory. Assumed: "
-        f"{MEMORY / 1e9:.0f} GB of each CPU worker. From kernels/README.md, which predicts it: {gpu['name']}, "
-        f"{1e9 * gpu['seconds a pixel']:.2f} ns for a pixel, {gpu['bytes a pixel']} bytes of it. To compare: a step of "
-        f"{check['size']}x{check['size']} in tiles of {check['tile']} took {_seconds(check['measured'])} s, from these "
-        f"figures follow {_seconds(check['predicted'])} s."
+        f"arrays {dask} {links.bandwidth / 1e9:.2f} GB/s, {1e3 * links.task:.2f} ms a task and "
+        f"{1e3 * links.begin:.1f} ms a pass besides; a bare socket {constants['socket']['bandwidth'] / 1e9:.2f} GB/s "
+        f"and {1e6 * links.latency:.0f} us; the sum of two tiles' statistics {1e3 * links.add:.2f} ms; files: "
+        f"{disk['written'] / 1e9:.2f} GB/s written, {disk['read'] / 1e9:.2f} read, {disk['cached'] / 1e9:.1f} while "
+        f"the system has them in memory. Assumed: {MEMORY / 1e9:.0f} GB of each CPU worker, {HOST / 1e9:.0f} GB of the "
+        f"host of each GPU worker, {_percent(USABLE)} of which are planned for. From kernels/README.md, which predicts "
+        f"it: {gpu['name']}, {1e9 * gpu['seconds a pixel']:.2f} ns for a pixel, {gpu['bytes a pixel']} bytes of it. To "
+        f"compare: a step of {check['size']}x{check['size']} in tiles of {check['tile']} took "
+        f"{_seconds(check['measured'])} s, from these figures follow {_seconds(check['predicted'])} s."
     )
 
 

@@ -7,15 +7,16 @@ whole. float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from nstcore import vgg
-from nstcore.engines.tiled.geometry import Stretch, stretches
+from nstcore.engines.tiled.geometry import bands, tiles
 from nstcore.objective.layers import CONTENT_LAYERS, STYLE_LAYERS
 
-FLOAT, DOUBLE = 4, 8
+FLOAT, DOUBLE, WORD = 4, 8, 2
 TAPS = tuple(dict.fromkeys((*STYLE_LAYERS, *CONTENT_LAYERS)))
 PIXEL = 3 * FLOAT  # bytes
 UPDATE = 6 * PIXEL, 4 * PIXEL  # read: x, its gradient, m, v; x and the average. Written: x, m, v; the average
@@ -34,14 +35,20 @@ class PartCosts:
         positions of its input.
     channels : int
         Of its input.
+    reach_again : int
+        Of its deepest layer that is computed again on the way back.
     products : float
         Multiplications of the forward pass; the backward pass takes as many.
+    products_again : float
+        Of what is computed again: up to the deepest layer that a loss asks for.
     features : float
         Bytes of what its layers compute.
     output : float
         Bytes of what it ends with, where another part follows; else 0.
     content : float
         Bytes of the content targets at its layers.
+    gates : float
+        Bytes of the bits that stay of the others.
     """
 
     name: str
@@ -49,15 +56,23 @@ class PartCosts:
     grid: int
     reach: int
     channels: int
+    reach_again: int
     products: float
+    products_again: float
     features: float
     output: float
     content: float
+    gates: float
 
     @property
     def halos(self) -> tuple[int, int]:
         """Of the features and of the gradient, in pixels of the picture."""
-        return self.reach * self.stride, (2 * self.reach + self.grid - 1) * self.stride
+        return self.reach * self.stride, (max(self.reach, 2 * self.reach_again) + self.grid - 1) * self.stride
+
+    @property
+    def kept_halo(self) -> int:
+        """Of both, where all features are computed again if they cannot be kept, as the workers of a cluster do."""
+        return (2 * self.reach + self.grid - 1) * self.stride
 
     @property
     def input(self) -> float:
@@ -76,6 +91,9 @@ def parts_of(architecture: str, cuts: Sequence[int] = ()) -> list[PartCosts]:
         convolutions = [s for s in steps if s.kind == "conv"]
         ends = steps[-1]
         taps = [s for s in steps if s.output in CONTENT_LAYERS]
+        asked = max((i + 1 for i, s in enumerate(steps) if {s.name, s.output} & {*TAPS}), default=0)
+        again = [s for s in steps[:asked] if s.kind == "conv"]
+        bits = [s for s in steps[asked:] if s.kind == "conv"]
         found.append(
             PartCosts(
                 name=f"blocks {first} to {last or deepest}" if first != (last or deepest) else f"block {first}",
@@ -84,13 +102,20 @@ def parts_of(architecture: str, cuts: Sequence[int] = ()) -> list[PartCosts]:
                 # a 3x3 convolution sees one position to each side; a pooling stays in its own square
                 reach=sum(s.stride // stride for s in convolutions),
                 channels=steps[0].in_channels,
-                products=sum(9 * s.in_channels * s.out_channels / s.stride**2 for s in convolutions),
+                reach_again=sum(s.stride // stride for s in again),
+                products=sum(map(_products, convolutions)),
+                products_again=sum(map(_products, again)),
                 features=sum(_bytes(s) for s in steps),
                 output=0.0 if last is None else _bytes(ends),
                 content=sum(_bytes(s) for s in taps),
+                gates=sum(WORD * -(-s.out_channels // 16) / s.stride**2 for s in bits),
             )
         )
     return found
+
+
+def _products(step: vgg.Step) -> float:
+    return 9 * step.in_channels * step.out_channels / step.stride**2
 
 
 def _bytes(step: vgg.Step) -> float:
@@ -110,17 +135,22 @@ class Sweep:
     ----------
     count : int
         Tiles.
-    length : int
-        Side of a window, in positions of the part's input.
+    shape : (int, int)
+        Of a window, in positions of the part's input.
     """
 
     count: int
-    length: int
+    shape: tuple[int, int]
+
+    @property
+    def one(self) -> int:
+        """Positions of a window."""
+        return math.prod(self.shape)
 
     @property
     def area(self) -> int:
         """Positions of all windows."""
-        return self.count * self.length**2
+        return self.count * self.one
 
 
 @cache
@@ -130,17 +160,19 @@ def sweeps(part: PartCosts, size: int, tile: int, keep: bool = False) -> tuple[S
     Parameters
     ----------
     keep : bool
-        The forward sweep takes the windows of the backward sweep, as the workers of a cluster do.
+        Both sweeps take the same windows, those in which all features can be computed again, as the workers of a
+        cluster do.
     """
     positions, side = size // part.stride, max(1, tile // part.stride)
-    features, gradient = (halo // part.stride for halo in part.halos)
+    cover = tiles if part.stride == 1 else bands
 
     def of(halo: int) -> Sweep:
-        found: list[Stretch] = stretches(positions, side, halo, part.grid)
-        return Sweep(len(found) ** 2, found[0].length)
+        found = cover(positions, positions, side, halo // part.stride, part.grid)
+        return Sweep(len(found), found[0].shape)
 
-    forward = of(gradient if keep else features)
-    return (forward, forward) if forward.count == 1 else (forward, of(gradient))
+    forward, gradient = (part.kept_halo, part.kept_halo) if keep else part.halos
+    found = of(forward)
+    return (found, found) if found.count == 1 else (found, of(gradient))
 
 
 @dataclass(frozen=True)
@@ -186,7 +218,7 @@ def step(
     Parameters
     ----------
     stay : int
-        So many of the deepest parts, if they are in one tile, are not computed twice.
+        Of so many of the deepest parts, if they are in one tile, nothing is computed again.
     passes : sequence of (forward, backward), optional
         Seconds of each part for a pixel.
     """
@@ -196,16 +228,17 @@ def step(
         windows = sweeps(part, size, side)
         forward, backward = (sweep.area * part.stride**2 for sweep in windows)  # in pixels
         again = 0 if windows[0].count == 1 and i >= len(parts) - stay else backward
+        gates = part.gates if again else 0.0
         whole += 2 * part.products * pixels
-        products += part.products * (forward + again + backward)
+        products += part.products * (forward + backward) + part.products_again * again
         if passes:
-            seconds += passes[i][0] * (forward + again) + passes[i][1] * backward
+            share = part.products_again / part.products
+            seconds += passes[i][0] * (forward + share * again) + passes[i][1] * backward
         read += part.input * (forward + again) + part.content * (forward + backward)
-        read += part.output * backward  # the gradient that comes from the next part
-        written += pixels * (
-            part.output + part.input
-        )  # what the next part begins with; the gradient for the one before
-        stored += pixels * (2 * part.output + (part.input if i == 0 else 0))
+        read += (part.output + gates) * backward  # the gradient that comes from the next part
+        # What the next part begins with; the gradient for the one before
+        written += pixels * (part.output + part.input + gates)
+        stored += pixels * (2 * part.output + gates + (part.input if i == 0 else 0))
     return Step(products, whole, read, written, stored, seconds)
 
 
@@ -213,5 +246,5 @@ def disk_of_a_run(parts: Sequence[PartCosts]) -> float:
     """Bytes on disk for each pixel while a run with Adam makes its steps: what the network stores, content targets, and
     nine pictures (the one that moves, where it began, m and v, their average, the best two, two on their way to a
     file)."""
-    between = sum(2 * part.output for part in parts) + parts[0].input
+    between = sum(2 * part.output + part.gates for part in parts) + parts[0].input
     return between + sum(part.content for part in parts) + 9 * PIXEL

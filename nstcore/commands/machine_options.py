@@ -58,7 +58,7 @@ MACHINE: dict[str, tuple[Option, ...]] = {
             AUTO,
             "PIXELS",
             "compute in tiles of that side, the same picture in memory that depends on the tile alone: auto (where the "
-            "picture does not fit otherwise), off, or the side; SIDE,1 or SIDE,2: more memory, less time",
+            "picture does not fit otherwise), off, or the side; SIDE,1 to SIDE,4: more memory, less time",
             "pixels",
             scope="machine",
         ),

@@ -101,12 +101,14 @@ def stylize(
     seed : int
         Of the noise. With the same seed, options, machine and thread count, the result is the same bit for bit.
     device, dtype, threads
-        See `nstcore.engines.create`; or `engine`, one that exists already.
+        See `nstcore.engines.create`; or `engine`, one that exists already, such as a cluster's:
+        `with Cluster("local:3") as cluster: stylize(..., engine=ClusterEngine(cluster))`, both of
+        `nstcore.engines.cluster`.
     tile : {"auto", "off"}, int, str or None
         Compute in tiles of that side in pixels: the same picture but for rounding, in memory that depends on the tile,
-        not on the picture; arrays of a picture's size then lie on disk. "1024,1" (or 2): with the deepest of the three
-        parts of the network (or two) in one piece, which takes more memory and less time. "auto" does it where the
-        picture does not fit the memory otherwise, with the tiles that lose least. "off" or None: never.
+        not on the picture; arrays of a picture's size then lie on disk. "1024,1" (to 4): with the deepest of the five
+        parts of the network (or two to four) in one piece, which takes more memory and less time. "auto" does it where
+        the picture does not fit the memory otherwise, with the tiles that lose least. "off" or None: never.
     snapshot : path, optional
         File that the state of the run is written to from time to time, and at its end where `stop` ends it. It is left
         there: remove it once the picture is saved.

@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 from ..engines import Engine
 from ..engines.tiled import TiledEngine, Tiling
+from ..engines.tiled.tiling import CUTS
 from ..errors import OptionError
 from .needs import SMALLEST_TILE, TILE_STEP, Needs
 from .plan import Plan
 
 Tile = str | int | None
+
+
+WHOLES = [str(n + 1) for n in range(len(CUTS))]  # parts that may be in one piece; the first never is
 
 
 def tiling_of(tile: Tile) -> Tiling | None:
@@ -24,7 +28,7 @@ def tiling_of(tile: Tile) -> Tiling | None:
     if tile in (None, "auto", "off"):
         return None
     side, comma, whole = str(tile).partition(",")
-    fits = side.isascii() and side.isdigit() and int(side) >= SMALLEST_TILE and (whole in ("1", "2") or not comma)
+    fits = side.isascii() and side.isdigit() and int(side) >= SMALLEST_TILE and (whole in WHOLES or not comma)
     if isinstance(tile, bool) or not fits:
         raise OptionError(f"tile: expected auto, off, or a side of {SMALLEST_TILE} pixels or more, got {tile!r}")
     return Tiling(int(side), whole=int(whole or 0))

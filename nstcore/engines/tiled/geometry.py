@@ -10,22 +10,25 @@ and begins at a multiple of the grid, the largest stride, so that poolings take 
 to the window's edge than that is wrong, and is not looked at.
 
 The gradient with respect to those rows comes from all the positions that see one of them. The outermost of these begins
-up to reach + grid - 1 rows beyond the tile, and its features ask for another reach rows:
+up to reach + grid - 1 rows beyond the tile; where its features are computed again, they ask for another reach rows:
 
-        [y0 - 2 reach - (grid - 1), y1 + 2 reach + (grid - 1)).
+        [y0 - (grid - 1) - max(reach, 2 again), y1 + (grid - 1) + max(reach, 2 again))
 
-For VGG19 down to relu5_1 in one piece reach is 70 and the grid 16: halos of 80 and 160 pixels on the side where the
-grid counts.
+with the reach of the deepest layer that is computed again. For VGG19 down to relu5_1 in one piece, all of it computed
+again, reach is 70 and the grid 16: halos of 80 and 160 pixels on the side where the grid counts. Of its third block
+alone, of which conv3_1 is computed again, they are 4 and 6 positions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...vgg import Part, Step
 
 Window = tuple[slice, slice]  # rows, columns
+ENDLESS = 1 << 30  # the side of a picture that no window ends with
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,23 @@ class Reach:
         The largest stride of its layers: tiles begin at its multiples.
     reach : int
         Of its deepest layer.
+    again : int
+        Of the deepest layer that is computed again on the way back.
     """
 
     stride: int
     grid: int
     reach: int
+    again: int
 
     @classmethod
-    def of(cls, part: Part, steps: Sequence[Step]) -> Reach:
+    def of(cls, part: Part, steps: Sequence[Step], again: int | None = None) -> Reach:
+        """Of a part of which so many steps are computed again; all of them, if not given."""
         stride = part.stride
         first, last = steps[0], steps[-1]
         before = first.reach - (first.stride if first.kind == "conv" else 0)  # of what the part's input saw already
-        return cls(stride, last.stride // stride, (last.reach - before) // stride)
+        found = [0, *((step.reach - before) // stride for step in steps)]
+        return cls(stride, last.stride // stride, found[-1], found[-1 if again is None else again])
 
     @property
     def features(self) -> int:
@@ -96,7 +104,7 @@ class Reach:
     @property
     def gradient(self) -> int:
         """Halo of the gradient."""
-        return 2 * self.reach + self.grid - 1
+        return max(self.reach, 2 * self.again) + self.grid - 1
 
 
 def stretches(size: int, tile: int, halo: int, grid: int) -> list[Stretch]:
@@ -111,18 +119,23 @@ def stretches(size: int, tile: int, halo: int, grid: int) -> list[Stretch]:
     halo : int
     grid : int
     """
+    tile, left, length = _lengths(size, tile, halo, grid)
+    found = []
+    for begin in range(0, size, tile):
+        start = min(max(0, begin - left), size - length)
+        found.append(Stretch(begin, min(begin + tile, size), start, length))
+    return found
+
+
+def _lengths(size: int, tile: int, halo: int, grid: int) -> tuple[int, int, int]:
+    """Of a tile, of the halo before it, of a window."""
     tile = _up(min(tile, size), grid)
     count = -(-size // tile)
     tile = _up(-(-size // count), grid)
     left = _up(halo, grid)
     length = tile + left + halo
     length += (size - length) % grid  # a window that ends where the picture does begins on the grid, too
-    length = min(length, size)
-    found = []
-    for begin in range(0, size, tile):
-        start = min(max(0, begin - left), size - length)
-        found.append(Stretch(begin, min(begin + tile, size), start, length))
-    return found
+    return tile, left, min(length, size)
 
 
 @dataclass(frozen=True)
@@ -157,8 +170,36 @@ class Tile:
 
 
 def tiles(height: int, width: int, tile: int, halo: int, grid: int) -> list[Tile]:
-    """Row by row."""
-    rows, columns = (stretches(n, tile, halo, grid) for n in (height, width))
+    """Squares, as far as the picture goes; row by row."""
+    return _tiles((height, width), (tile, tile), halo, grid)
+
+
+def bands(height: int, width: int, tile: int, halo: int, grid: int) -> list[Tile]:
+    """Rectangles whose windows hold no more positions than such a square's, and all together fewest: with a halo on two
+    sides alone, where few tiles cover the picture."""
+    size, sides = (height, width), (tile, tile)
+    most = math.prod(_lengths(ENDLESS, tile, halo, grid)[2:] * 2)
+
+    def positions(sides: tuple[int, int]) -> tuple[int, int]:
+        """Of one window, of all of them."""
+        found = [_lengths(n, side, halo, grid) for n, side in zip(size, sides, strict=True)]
+        one = math.prod(length for _, _, length in found)
+        return one, one * math.prod(-(-n // own) for n, (own, _, _) in zip(size, found, strict=True))
+
+    least = positions(sides)[1]
+    for rows in range(1, 2 * -(-height // tile) + 1):
+        high = -(-height // rows)
+        across = min(width, most // _lengths(height, high, halo, grid)[2])  # columns of a window
+        wide = width if across == width else (across - 2 * _up(halo, grid)) // grid * grid - grid
+        if wide >= grid:
+            one, every = positions((high, wide))
+            if one <= most and every < least:
+                least, sides = every, (high, wide)
+    return _tiles(size, sides, halo, grid)
+
+
+def _tiles(size: tuple[int, int], sides: tuple[int, int], halo: int, grid: int) -> list[Tile]:
+    rows, columns = (stretches(n, side, halo, grid) for n, side in zip(size, sides, strict=True))
     return [Tile(r, c) for r in rows for c in columns]
 
 

@@ -16,7 +16,6 @@ gradient on its way back. A part whose tile is the whole picture is not computed
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,10 +24,11 @@ import numpy as np
 from ... import vgg
 from ...disk import release, strips
 from ...pretrained.weights import Weights
-from ..base import EVERYWHERE, Asked, Network, TapGradient
+from ..base import EVERYWHERE, Asked, TapGradient
 from . import work
-from .geometry import Tile, tiles
+from .geometry import Tile
 from .parts import Guide, Kept, Measured, PartPlan
+from .planned import GATES, PlannedNetwork
 from .tiling import Tiling
 from .windows import ALL, New, Room, cut, paste
 from .work import Ending, Question, Share, Tree
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 Gradients = Mapping[str, Sequence[TapGradient]]
 
 
-class TiledNetwork(Network):
+class TiledNetwork(PlannedNetwork):
     """VGG over an engine's parts.
 
     Parameters
@@ -53,34 +53,14 @@ class TiledNetwork(Network):
     def __init__(
         self, engine: TiledEngine, weights: Weights, taps: Iterable[str], pooling: str, tiling: Tiling
     ) -> None:
-        super().__init__(weights, taps, pooling)
-        self.engine, self.tiling = engine, tiling
-        self.networks = [
-            engine.base.network(weights, [t for t in self.taps if self._within(part, t)], pooling, part)
-            for part in tiling.parts(self.steps[-1].block)
-        ]
-        self.sides = tiling.sides(self.networks)  # of each part's tiles, in pixels
-        self._filter_bytes = sum(network.memory(64, 64)["filters"] for network in self.networks)
-        self.itemsize = engine.dtype.itemsize  # of what is stored
-        self.apart = self.networks[0].apart
+        super().__init__(engine, weights, taps, pooling, tiling)
         self._room = Room()
         self._empty()
-
-    def _within(self, part: vgg.Part, tap: str) -> bool:
-        block = vgg.find(self.weights.architecture, tap).block
-        return part.first <= block <= (part.last or block)
 
     def twin(self) -> Self:
         """See `Network.twin`. The buffers of the windows are shared: neither may be forwarded between the other's
         forward and backward."""
         return super().twin()
-
-    def retiled(self, tiling: Tiling) -> None:
-        """From now on tiles of another size; the cuts stay."""
-        if tiling.cuts != self.tiling.cuts:
-            raise ValueError(f"cuts: expected {self.tiling.cuts}, got {tiling.cuts}")
-        self.tiling, self.sides = tiling, tiling.sides(self.networks)
-        self._empty()
 
     def free(self) -> None:
         super().free()
@@ -96,113 +76,7 @@ class TiledNetwork(Network):
         self._pixels: Any = None
         self._gradient: Any = None
 
-    # -- memory ---------------------------------------------------------------------------------------------------
-
-    def _tiles(self, network: Network, height: int, width: int, tile: int) -> tuple[list[Tile], list[Tile]]:
-        """Of a part, for a picture of that size: those of the forward sweep, those of the backward sweep."""
-        reach = self.tiling.reach(network)
-        size = height // reach.stride, width // reach.stride
-        side, grid = max(1, tile // reach.stride), max(reach.grid, self.tiling.grid // reach.stride)
-        forward = tiles(*size, side, reach.gradient if self.tiling.keep else reach.features, grid)
-        return forward, forward if len(forward) == 1 else tiles(*size, side, reach.gradient, grid)
-
-    def _parts(self, height: int, width: int) -> list[PartPlan]:
-        """Every part for a picture of that size.
-
-        The features of a part that is in one piece stay where the tiling says so, or where those of all parts take no
-        more together than the windows that take turns otherwise.
-        """
-        found = [
-            PartPlan(network, *self._tiles(network, height, width, tile))
-            for network, tile in zip(self.networks, self.sides, strict=True)
-        ]
-        small = all(plan.single for plan in found) and sum(self._buffers(plan) for plan in found) <= self.tiling.most(
-            self.networks[0]
-        )
-        for plan in found if small else found[len(found) - self.tiling.in_one_piece(len(found)) :]:
-            plan.resident = plan.single
-        return found
-
-    def _buffers(self, plan: PartPlan, guided: Iterable[str] = ()) -> int:
-        """Bytes of a part's windows. A tile's own part is counted with a guide."""
-        network = plan.network
-        inner = tuple(guided) if plan.single or network.crops else network.taps
-        of_part = network.memory(*plan.backward[0].shape, [t for t in network.taps if t in inner])
-        return sum(of_part.values()) - of_part["filters"]
-
-    def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
-        """Bytes of the largest windows, which take turns; of parts that stay; of what is stored between the parts."""
-        found, guided = {"filters": self._filter_bytes}, tuple(guided)
-        for plan in self._parts(height, width):
-            part, buffers = plan.network.part, self._buffers(plan, guided)
-            if plan.resident:
-                found[f"blocks {part.first} to {part.last or self.steps[-1].block}"] = buffers
-            else:
-                found["windows"] = max(found.get("windows", 0), buffers)
-        return {**found, **self._stored(height, width)}
-
-    def _stored(self, height: int, width: int) -> dict[str, int]:
-        """Bytes of memory of what lies between the parts, and of the gradient."""
-        sizes, in_memory = self._arrays(height, width), self.engine.in_memory
-        return {name: sum(map(in_memory, counts)) for name, counts in sizes.items()}
-
-    def on_disk(self, height: int, width: int) -> int:
-        """Bytes on disk of the same."""
-        every = sum(map(sum, self._arrays(height, width).values()))
-        return every - sum(self._stored(height, width).values())
-
-    def _arrays(self, height: int, width: int) -> dict[str, list[int]]:
-        """Bytes of each of them."""
-        shapes = {n.part.last: self._output_shape(n, height, width) for n in self.networks if n.part.last is not None}
-        found = {f"after block {b}": [math.prod(s) * self.itemsize] * 2 for b, s in shapes.items()}
-        return {**found, "gradient": [3 * height * width * self.itemsize]}
-
-    def copies(self, height: int, width: int, kept: Iterable[str] = ()) -> int:
-        """Bytes of the windows of what is stored that are in memory beside the buffers of a part, at most.
-
-        `kept` are the taps that are compared with a target, whose windows are copied twice: into `Room`, where those of
-        a name lie in one place whichever part they are of, and into the layout of the engine.
-        """
-        places: dict[str, float] = {}
-        most = 0.0
-        for plan in self._parts(height, width):
-            steps, tile = plan.network.steps, plan.backward[0]
-            own = tile.own_at(1)
-            share = (own[0].stop - own[0].start) * (own[1].stop - own[1].start) / tile.area
-            found = {"input": float(steps[0].in_channels * tile.area)}
-            passing = found["input"] * share
-            if plan.network.part.last is not None:
-                found["gradient"] = steps[-1].out_channels * tile.area / plan.ending_stride**2
-                passing = max(passing, found["gradient"] * share)
-            for tap in set(kept) & set(plan.network.taps):
-                channels = vgg.find(self.weights.architecture, tap).out_channels
-                found[tap] = channels * tile.area / self._stride(plan, tap) ** 2
-                passing += found[tap]
-            places |= {name: max(count, places.get(name, 0.0)) for name, count in found.items()}
-            most = max(most, passing)
-        return int(most + sum(places.values())) * self.itemsize
-
-    def bytes_of_twin(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
-        return sum(self._stored(height, width).values())
-
-    def work(self, height: int, width: int) -> float:
-        """Multiplications of all convolutions: those of all windows, against those of the picture, twice."""
-        whole = done = 0.0
-        for plan in self._parts(height, width):
-            network, stride = plan.network, plan.stride
-            forward, backward = (
-                found[0].area * len(found) / (height // stride) / (width // stride)
-                for found in (plan.forward, plan.backward)
-            )
-            convolutions = [step for step in network.steps if step.kind == "conv"]
-            products = sum(step.in_channels * step.out_channels / step.stride**2 for step in convolutions)
-            whole += 2 * products
-            done += products * (forward + backward * (1 if plan.resident else 2))
-        return done / whole
-
-    def _output_shape(self, network: Network, height: int, width: int) -> tuple[int, int, int]:
-        last = network.steps[-1]
-        return last.out_channels, height // last.stride, width // last.stride
+    # -- size ------------------------------------------------------------------------------------------------------
 
     def _resize(self, height: int, width: int) -> None:
         if (height, width) == self.size:
@@ -215,6 +89,7 @@ class TiledNetwork(Network):
             if plan.network.part.last is not None:
                 plan.output = new(self._output_shape(plan.network, height, width))
                 plan.gradient = new(plan.output.shape)
+            plan.gates = {name: new(shape, GATES) for name, shape in plan.gate_shapes(height, width).items()}
         self._gradient = new((3, height, width))
         self.size = (height, width)
 
@@ -244,6 +119,11 @@ class TiledNetwork(Network):
                     self._count(plan, tile, a, answer, found)
                 if plan.output is not None and output is not None:
                     paste(plan.output, tile.own_of_all(plan.ending_stride), output)
+                for name, gates in plan.gates.items():
+                    assert plan.gated is not None
+                    step = vgg.find(self.weights.architecture, name)
+                    stride = step.stride // plan.stride
+                    paste(gates, tile.own_of_all(stride), plan.gated.gates(step, tile.own_at(stride)))
 
     def _let_watch(self) -> None:
         """A step is reported once for every tile, and again where it is computed again."""
@@ -310,10 +190,6 @@ class TiledNetwork(Network):
         key = a.what, a.tap, id(a.target if a.what == "distance" else a.guide)
         found.sums.setdefault(key, Tree(np.add)).add(answer)
 
-    def _stride(self, plan: PartPlan, tap: str) -> int:
-        """Of a tap, in positions of the part's input."""
-        return vgg.find(self.weights.architecture, tap).stride // plan.stride
-
     # -- backward -------------------------------------------------------------------------------------------------
 
     def backward(self, gradients: Gradients, above: Any = None) -> Any:
@@ -330,9 +206,18 @@ class TiledNetwork(Network):
                 back = None
                 if plan.gradient is not None:
                     back = cut(plan.gradient, tile.window_at(plan.ending_stride), self._place("gradient", plan))
-                own = work.backward(plan.network, self.engine.base, window, shares, back, tile.own_at(1))
-                paste(out, tile.own_of_all(1), own)
+                given = window, shares, back, tile.own_at(1), self._gates(plan, tile)
+                # Without a name: what it is a view of has to go before the next part's buffers come
+                paste(out, tile.own_of_all(1), work.backward(plan.network, self.engine.base, *given))
         return self._gradient
+
+    def _gates(self, plan: PartPlan, tile: Tile) -> dict[str, np.ndarray]:
+        """In the window of a tile."""
+        found = {}
+        for i, (name, gates) in enumerate(plan.gates.items()):
+            window = tile.window_at(self._stride(plan, name))
+            found[name] = np.ascontiguousarray(cut(gates, window, self._place(f"gates {i}", plan)))
+        return found
 
     def _shares(self, plan: PartPlan, tile: Tile, gradients: Gradients) -> Iterator[Share]:
         """What the losses send back, in the window of a tile."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..base import Network
+from ..gates import WORD, GatedNetwork
 from .geometry import Tile
 from .work import Ending, Tree
 
@@ -43,6 +44,10 @@ class PartPlan:
         With respect to that.
     resident : bool
         Whether the features of the forward sweep stay for the backward sweep.
+    gated : GatedNetwork, or None
+        The network, where its gates stay in their place.
+    gates : dict
+        These, of the whole picture: uint16 (C/16, H, W), by step.
     """
 
     network: Network
@@ -51,6 +56,8 @@ class PartPlan:
     output: np.ndarray | None = None
     gradient: np.ndarray | None = None
     resident: bool = False
+    gated: GatedNetwork | None = None
+    gates: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def single(self) -> bool:
@@ -65,6 +72,11 @@ class PartPlan:
     def ending_stride(self) -> int:
         """Of its last layer, in positions of its input."""
         return self.network.steps[-1].stride // self.stride
+
+    def gate_shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
+        """Of what stays in the place of features, for a picture of that size."""
+        steps = () if self.gated is None else self.gated.gated
+        return {s.name: (-(-s.out_channels // WORD), height // s.stride, width // s.stride) for s in steps}
 
     def ending(self, tile: Tile) -> Ending | None:
         """What the next part wants of a tile."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from ...vgg import Part
 from ..base import Network
-from .geometry import Reach
+from ..gates import GatedNetwork
+from .geometry import ENDLESS, Reach
 
-CUTS = (2, 3)  # blocks whose poolings end a part
+CUTS = (1, 2, 3, 4)  # blocks whose poolings end a part
 GRID = 16  # pixels: where the deepest layer's positions begin
 FARTHEST = 8  # times as large as the first part's tiles others may be
-ENDLESS = 1 << 30  # the side of a tile that no picture has
 
 
 @dataclass(frozen=True)
@@ -47,35 +47,39 @@ class Tiling:
         cuts = [c for c in self.cuts if c < deepest]
         return [Part(first + 1, last) for first, last in zip([0, *cuts], [*cuts, None], strict=True)]
 
+    def gated(self, network: Network) -> GatedNetwork | None:
+        """A part that goes back from its gates where its features do not stay; None for one that computes them all
+        again."""
+        return network if isinstance(network, GatedNetwork) and network.gated and not self.keep else None
+
     def reach(self, network: Network) -> Reach:
-        return Reach.of(network.part, network.steps)
+        gated = self.gated(network)
+        return Reach.of(network.part, network.steps, None if gated is None else gated.again)
 
     def most(self, first: Network) -> int:
         """Bytes of the first part's windows, and so of any part's."""
-        return _bytes(first, self.side)
+        return self._bytes(first, self.side)
 
     def sides(self, networks: Sequence[Network]) -> list[int]:
         """Pixels of a tile's side, for each part."""
         whole = self.in_one_piece(len(networks))
         most, tiled = self.most(networks[0]), len(networks) - whole
-        found = [self.side] + [_largest(network, most, self.side) for network in networks[1:tiled]]
+        found = [self.side] + [self._largest(network, most, self.side) for network in networks[1:tiled]]
         return found + [ENDLESS] * whole
 
     def in_one_piece(self, parts: int) -> int:
         """How many of so many parts are; the first one always comes in tiles."""
         return min(self.whole, parts - 1)
 
+    def _bytes(self, network: Network, side: int) -> int:
+        """Of a part's buffers for the window of a tile of that many pixels a side."""
+        reach = self.reach(network)
+        positions = -(-side // (reach.stride * reach.grid)) * reach.grid + 2 * (reach.gradient + reach.grid)
+        found = network.memory(positions, positions, () if network.crops else network.taps)
+        return sum(found.values()) - found["filters"]
 
-def _bytes(network: Network, side: int) -> int:
-    """Of a part's buffers for the window of a tile of that many pixels a side."""
-    reach = Reach.of(network.part, network.steps)
-    positions = -(-side // (reach.stride * reach.grid)) * reach.grid + 2 * (reach.gradient + reach.grid)
-    found = network.memory(positions, positions, () if network.crops else network.taps)
-    return sum(found.values()) - found["filters"]
-
-
-def _largest(network: Network, most: int, least: int) -> int:
-    """The largest side, in steps of a sixteenth, whose buffers take no more than `most`; at least `least`."""
-    step = max(1, least // 16)
-    more = bisect_right(range(1, 16 * FARTHEST), most, key=lambda n: _bytes(network, least + n * step))
-    return least + more * step
+    def _largest(self, network: Network, most: int, least: int) -> int:
+        """The largest side, in steps of a sixteenth, whose buffers take no more than `most`; at least `least`."""
+        step = max(1, least // 16)
+        more = bisect_right(range(1, 16 * FARTHEST), most, key=lambda n: self._bytes(network, least + n * step))
+        return least + more * step

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..base import Engine, Network, TapGradient
+from ..gates import GatedNetwork
 from .windows import ALL, Window
 
 
@@ -84,8 +85,10 @@ def backward(
     shares: Sequence[Share],
     above: np.ndarray | None,
     own: Window,
+    gates: dict[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Gradient with respect to the tile's own part of the input, (C, H, W).
+    """Gradient with respect to the tile's own part of the input, (C, H, W): a view of a buffer that the network's next
+    pass reuses.
 
     Parameters
     ----------
@@ -96,8 +99,13 @@ def backward(
         What comes back to the last layer from the next part.
     own : (rows, columns)
         Of the tile, in the window.
+    gates : dict, optional
+        Of a `GatedNetwork`, in the window: in the place of the features that nobody asks for.
     """
-    if window is not None:
+    if gates:
+        assert isinstance(network, GatedNetwork)
+        network.reopen(engine.asarray(window), gates)
+    elif window is not None:
         network.forward(engine.asarray(window))
     gradients: dict[str, list[TapGradient]] = {}
     for share in shares:
@@ -106,9 +114,7 @@ def backward(
         dG = None if share.dG is None else engine.asarray(share.dG)
         gradients.setdefault(share.tap, []).append(TapGradient(dG, share.ds, target, share.scale, guide))
     gradient = network.backward(gradients, None if above is None else engine.asarray(above))
-    if isinstance(gradient, np.ndarray):
-        return gradient[ALL + own].copy()  # a view would hold the network's buffers
-    return engine.numpy(gradient)[ALL + own]
+    return (gradient if isinstance(gradient, np.ndarray) else engine.numpy(gradient))[ALL + own]
 
 
 def total_variation(
