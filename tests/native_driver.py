@@ -32,7 +32,7 @@ TAPS = (
     ("relu1_2", "conv2_1", "pool2", "relu3_1", "relu4_1", "conv4_2"),
     ("relu1_1", "pool3"),
 )
-PARTS = (vgg.Part(2, 3), "conv3_2"), (vgg.Part(4, 4), "pool4")
+PARTS = (vgg.Part(2, 3), "conv3_2"), (vgg.Part(2, 3), "conv2_1"), (vgg.Part(4, 4), "pool4")
 ELEMENTS = (1, 7, 1025, 40_003)
 SIZES = ((16, 16), (17, 33), (37, 50), (21, 67))
 # Of layers: C, K (0: depthwise), size, kernel, what follows it; on both sides of what the kernels decide
@@ -128,8 +128,21 @@ def step_of_a_part(network: native.NativeNetwork, size: tuple[int, int], rng: np
         assert np.isfinite(numbers).all(), (tap, size, window, numbers)
     end = network.features(network.steps[-1].output).shape
     gradients = {tap: [TapGradient(target=target, scale=0.5, guide=guide)]}
-    gradient = network.backward(gradients, filled(rng, *end[:2], end[2] + 3)[:, :, 3:])
+    above = filled(rng, *end[:2], end[2] + 3)[:, :, 3:]
+    gates = {step.name: network.gates(step) for step in network.gated}
+    for step in network.gated:
+        rows, columns = (slice(n // 4 * 2, n) for n in gates[step.name].shape[1:])
+        assert np.array_equal(network.gates(step, (rows, columns)), gates[step.name][:, rows, columns]), (step, size)
+    gradient = network.backward(gradients, above).copy()
     assert np.isfinite(gradient).all(), (tap, size)
+    if tap == "conv2_1" and network.pooling != "l2":
+        x = filled(rng, channels, *size)
+        network.forward(x)
+        gates = {step.name: network.gates(step) for step in network.gated}
+        gradient = network.backward(gradients, above).copy()
+        network.reopen(x, gates)
+        assert len(gates) == 2
+        assert np.array_equal(network.backward(gradients, above), gradient), size
 
 
 class SeparateVectors(vectors.NativeVectors):
