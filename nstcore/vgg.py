@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from .errors import LayerError, OptionError, ShapeError
 
@@ -83,9 +84,14 @@ def steps(architecture: str) -> tuple[Step, ...]:
     """The whole network, in the order of the data."""
     if architecture not in ARCHITECTURES:
         raise OptionError(f"architecture: expected one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    return _steps(ARCHITECTURES[architecture])
+
+
+@cache
+def _steps(table: tuple[tuple[int, int], ...]) -> tuple[Step, ...]:
     out: list[Step] = []
     channels, stride, reach = 3, 1, 0
-    for block, (convolutions, filters) in enumerate(ARCHITECTURES[architecture], 1):
+    for block, (convolutions, filters) in enumerate(table, 1):
         for index in range(1, convolutions + 1):
             reach += stride  # a 3x3 window sees one more position to each side
             out.append(Step("conv", block, index, channels, filters, stride, reach))
@@ -105,9 +111,14 @@ def convolutions(architecture: str) -> dict[str, tuple[int, int, int, int]]:
     return {s.name: (s.out_channels, s.in_channels, 3, 3) for s in steps(architecture) if s.kind == "conv"}
 
 
+@cache
+def _by_layer(every: tuple[Step, ...]) -> dict[str, Step]:
+    return {name: step for step in every for name in step.layers}
+
+
 def find(architecture: str, layer: str) -> Step:
     """The step in which a layer is computed; `LayerError` for a name that the network does not have."""
-    table = {name: step for step in steps(architecture) for name in step.layers}
+    table = _by_layer(steps(architecture))
     if layer not in table:
         if not _LAYER.fullmatch(layer):
             raise LayerError(f"layer {layer!r}: expected a name like relu4_2, conv4_2 or pool4")

@@ -110,27 +110,27 @@ def resident():
 weights = random_weights(deepest="conv2_1")
 content, style = smooth_picture(96, 90, 1), smooth_picture(80, 96, 2)
 sizes = []
-for number in range(100):
+for number in range(60):
     nstcore.stylize(content, style, weights=weights, size=64 + 16 * (number % 3), iterations=2, ladder=48,
                     content_layers=("relu2_1",), style_layers=("relu1_1", "relu2_1"), snapshot="s.h5",
                     optimizer=("adam", "lbfgs")[number % 2], snapshot_every=1e-9, seed=number, init="noise")
     sizes.append(resident())
-print(max(sizes[20:60]), max(sizes[60:]))
+print(max(sizes[12:36]), max(sizes[36:]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_hundred_runs_in_one_process_do_not_grow_it(tmp_path):
+def test_sixty_runs_in_one_process_do_not_grow_it(tmp_path):
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tools")])
     command = [sys.executable, "-c", GROWTH]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    # On a busy machine threads get heaps of their own from glibc sooner or later, some megabytes each
+    environment = os.environ | {"PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     early, late = map(int, done.stdout.split())
-    print(f"largest resident size in runs 21 to 60, and 61 to 100: {early / 1e6:.1f}, {late / 1e6:.1f} MB")
-    # Features of a picture of 96 pixels take 2 MB: kept by every run they would come to 80
+    print(f"largest resident size in runs 13 to 36, and 37 to 60: {early / 1e6:.1f}, {late / 1e6:.1f} MB")
+    # Features of a picture of 96 pixels take 2 MB: kept by every run they would come to 48
     assert late - early < 2e6
 
 

@@ -22,6 +22,7 @@ References
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,22 @@ _SHIFTS = np.arange(WORD, dtype=np.uint16)[:, None, None]
 
 
 class GatedNetwork(Network):
-    """A network that can go back from its gates."""
+    """A network that can go back from its gates.
 
-    @property
+    Attributes
+    ----------
+    lends : bool
+        Whether it has an `entrance`.
+    """
+
+    lends: bool = False
+
+    def entrance(self, height: int, width: int) -> np.ndarray:
+        """Where the input of a part, of that size, may be made before `forward` takes it: one of the buffers, that of
+        the gradient with respect to it."""
+        raise NotImplementedError(f"part {self.part}: it lends no buffer")
+
+    @cached_property
     def again(self) -> int:
         """How many of its steps `reopen` computes: up to the deepest tap and a pooling right behind it, or all."""
         if self.pooling == "l2":
@@ -45,7 +59,7 @@ class GatedNetwork(Network):
         count = max((i + 1 for i, step in enumerate(self.steps) if step.name in names), default=0)
         return count + any(step.kind == "pool" for step in self.steps[count : count + 1] if count)
 
-    @property
+    @cached_property
     def gated(self) -> tuple[Step, ...]:
         """The convolutions behind these: of them there are gates."""
         return tuple(step for step in self.steps[self.again :] if step.kind == "conv")

@@ -45,6 +45,7 @@ class PlannedNetwork(Network):
         self._filter_bytes = sum(network.memory(64, 64)["filters"] for network in self.networks)
         self.itemsize = engine.dtype.itemsize  # of what is stored
         self.apart = self.networks[0].apart
+        self._plans: dict[tuple[int, int], list[PartPlan]] = {}  # to be counted, by size
 
     def _within(self, part: vgg.Part, tap: str) -> bool:
         block = vgg.find(self.weights.architecture, tap).block
@@ -55,6 +56,7 @@ class PlannedNetwork(Network):
         if tiling.cuts != self.tiling.cuts:
             raise ValueError(f"cuts: expected {self.tiling.cuts}, got {tiling.cuts}")
         self.tiling, self.sides = tiling, tiling.sides(self.networks)
+        self._plans = {}
         self._empty()
 
     def _tiles(self, network: Network, height: int, width: int, tile: int) -> tuple[list[Tile], list[Tile]]:
@@ -85,6 +87,12 @@ class PlannedNetwork(Network):
             plan.gated = None if plan.resident else self.tiling.gated(plan.network)
         return found
 
+    def _counted(self, height: int, width: int) -> list[PartPlan]:
+        """The same, made once: of a plan sizes are asked many times."""
+        if (height, width) not in self._plans:
+            self._plans[height, width] = self._parts(height, width)
+        return self._plans[height, width]
+
     def _buffers(self, plan: PartPlan, guided: Iterable[str] = ()) -> int:
         """Bytes of a part's windows. A tile's own part is counted with a guide."""
         network = plan.network
@@ -95,7 +103,7 @@ class PlannedNetwork(Network):
     def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
         """Bytes of the largest windows, which take turns; of parts that stay; of what is stored between the parts."""
         found, guided = {"filters": self._filter_bytes}, tuple(guided)
-        for plan in self._parts(height, width):
+        for plan in self._counted(height, width):
             part, buffers = plan.network.part, self._buffers(plan, guided)
             if plan.resident:
                 found[f"blocks {part.first} to {part.last or self.steps[-1].block}"] = buffers
@@ -117,7 +125,7 @@ class PlannedNetwork(Network):
         """Bytes of each of them."""
         shapes = {n.part.last: self._output_shape(n, height, width) for n in self.networks if n.part.last is not None}
         found = {f"after block {b}": [math.prod(s) * self.itemsize] * 2 for b, s in shapes.items()}
-        for plan in self._parts(height, width):
+        for plan in self._counted(height, width):
             for name, shape in plan.gate_shapes(height, width).items():
                 found[f"gates of {name}"] = [math.prod(shape) * GATES.itemsize]
         return {**found, "gradient": [3 * height * width * self.itemsize]}
@@ -130,7 +138,7 @@ class PlannedNetwork(Network):
         """
         places: dict[str, float] = {}
         most = 0.0
-        for plan in self._parts(height, width):
+        for plan in self._counted(height, width):
             steps, tile = plan.network.steps, plan.backward[0]
             own = tile.own_at(1)
             share = (own[0].stop - own[0].start) * (own[1].stop - own[1].start) / tile.area
@@ -156,7 +164,7 @@ class PlannedNetwork(Network):
     def work(self, height: int, width: int) -> float:
         """Multiplications of all convolutions: those of all windows, against those of the picture, twice."""
         whole = done = 0.0
-        for plan in self._parts(height, width):
+        for plan in self._counted(height, width):
             network, stride = plan.network, plan.stride
             forward, backward = (
                 found[0].area * len(found) / (height // stride) / (width // stride)
