@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import random_weights
 from cuda_devices import plant, unwritten
 from cuda_sanitized import run_sanitized
 
-from nstcore.engines.cuda import features
+from nstcore import vgg
+from nstcore.checks.gradcheck import relative_error
+from nstcore.engines.cuda import CudaEngine, features
+from nstcore.engines.cuda.on_cpu import OnCpuDevice, problem
 from nstcore.engines.cuda.precision import FLOAT16, FLOAT32, PRECISIONS, from_elements, to_elements
-from nstcore.errors import ShapeError
+from nstcore.engines.reference import ReferenceEngine
+from nstcore.errors import LayerError, ShapeError
 
+needs_compiler = pytest.mark.skipif(problem() is not None, reason=str(problem()))
 each_precision = pytest.mark.parametrize("precision", PRECISIONS.values(), ids=PRECISIONS)
 GUARD = 128  # zeros behind every array: nothing may write them
 SHAPES = [(1, 1, 1), (3, 5, 7), (32, 4, 8), (33, 1, 65), (64, 9, 5), (7, 11, 3)]  # (C, H, W)
@@ -99,6 +105,49 @@ def test_what_does_not_fit_is_refused(machine):
     for first in ((1, 0), (0, 1), (-1, 0), (0, -1)):
         with pytest.raises(ShapeError, match="expected a window within"):
             features.leave(device, FLOAT32, x, y, *first)
+
+
+# ---- of a network ----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("precision", "pooling"),
+    [("tf32", "max"), ("float32", "l2"), pytest.param("float16", "average", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize(
+    "part", [vgg.WHOLE, pytest.param(vgg.Part(2, 2), marks=pytest.mark.slow)], ids=["whole", "part"]
+)
+def test_every_layer_that_is_computed_tells_its_features_kept_or_not(precision, pooling, part):
+    """The bits of a network of which all of them are taps, and of the book; in any order, before the way back."""
+    weights, size = random_weights(deepest="conv2_2"), (17, 18)
+    deepest = "relu2_1" if part == vgg.WHOLE else "pool2"
+    layers = [layer for step in vgg.steps_for("vgg19", [deepest], part) for layer in step.layers]
+    engine = CudaEngine(OnCpuDevice(), precision)
+    networks = [engine.network(weights, taps, pooling, part) for taps in (["relu2_1"], layers)]
+    x = np.random.default_rng(0).random((networks[0].steps[0].in_channels, *size), np.float32)
+    book = ReferenceEngine().network(weights, ["relu2_1"], pooling, part)
+    for network in (*networks, book):
+        network.forward(x.astype(np.float64) if network is book else engine.array(x))
+    one, every = networks
+    assert set(layers) - (set(one.buffers) - one._gone), "some are not kept"
+    for layer in reversed(layers):
+        found = one.features(layer)
+        np.testing.assert_array_equal(found, every.features(layer))
+        window = slice(1, 4), slice(2, None)
+        np.testing.assert_array_equal(one.features(layer, window), found[:, *window])
+        if "relu" in layer or "pool" in layer:
+            assert relative_error(found, book.features(layer)) <= max(2e-5, 4 * engine.elements.unit), layer
+    G, expected = (engine.numpy(network.gram("relu2_1")) for network in networks)
+    np.testing.assert_array_equal(G, expected)
+    for layer in ("conv2_2" if part == vgg.WHOLE else "relu1_2", "pool3"):
+        with pytest.raises(LayerError, match=f"{layer}: expected a layer from conv{part.first}_1 to {deepest}, which"):
+            one.features(layer)
+    with pytest.raises(LayerError, match="fc6"):
+        one.features("fc6")
+    one.backward({})
+    with pytest.raises(RuntimeError, match="call forward first"):
+        one.features("relu1_1")
 
 
 BUGS = {

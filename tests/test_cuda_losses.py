@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cuda_devices import plant
 from cuda_sanitized import run_sanitized
 
 from nstcore import ops
@@ -140,6 +141,75 @@ def test_a_picture_with_the_statistics_of_the_style_has_no_style_loss(machine):
     assert not dG.any()
 
 
+def moments(N, M=70):
+    """G (N, N) float32 and s (N,) of features, one channel of which does not vary; and a target of each kind."""
+    F, P = (abs(np.random.default_rng(seed).standard_normal((N, M))) for seed in (2, 3))
+    F[N // 2] = 1
+    second, mean = P @ P.T / M, P.mean(axis=1)
+    targets = {
+        "centred": (ops.covariance_forward(second, mean),),
+        "mean-std": (mean, ops.standard_deviations(second, mean, 1e-4), 1e-4),
+    }
+    return (F @ F.T).astype(np.float32), F.sum(axis=1), targets
+
+
+BOOK = {
+    "centred": (ops.centred_forward, ops.centred_backward),
+    "mean-std": (ops.mean_std_forward, ops.mean_std_backward),
+}
+
+
+def check_moments_loss(machine, kind, N, scale=0.7, M=70):
+    G, s, targets = moments(N)
+    (C, *rest), (forward, backward) = targets[kind], BOOK[kind]
+    target = (C, *rest[:1], scale, *rest[1:])
+
+    def run(device):
+        held, whole = guarded(device, G)
+        loss = Losses(device, FLOAT32).moments_loss(kind, M, *targets[kind])
+        number, dG, ds = loss(held, guarded(device, s)[0], scale)
+        assert device.address(dG) == device.address(held)
+        assert np.isnan(device.to_host(whole)[-GUARD:]).all()
+        assert ds.factor == 1
+        return np.array(number), device.to_host(dG), device.to_host(ds.array)
+
+    number, dG, ds = machine.check(run)
+    second, mean = G.astype(np.float64) / M, s / M
+    assert number == pytest.approx(forward(second, mean, *target), rel=1e-12)
+    largest = abs(second).max()
+    for mine, exact in zip((dG, ds), backward(second, mean, *target), strict=True):
+        # Rounded once; before that, differences of numbers of the size of `second` have a few roundings of a double
+        off = UNIT * abs(exact / M) + 1e-14 * scale * largest * N / M
+        assert np.all(abs(mine - exact / M) <= off)
+
+
+@pytest.mark.parametrize("N", SIDES)
+@pytest.mark.parametrize("kind", BOOK)
+def test_losses_of_means_and_covariances_agree_with_the_book(machine, kind, N):
+    check_moments_loss(machine, kind, N)
+
+
+@pytest.mark.parametrize("variance", [0.0, -1e-3, 1e-3])
+def test_a_channel_that_does_not_vary_has_no_gradient_of_its_deviation(machine, variance):
+    """Whatever rounding made of its variance; without an epsilon, too."""
+    mean, std = np.array([3.0, 5.0]), np.array([1.0, 2.0])
+    G, s = np.diag([9 + variance, 26]).astype(np.float32), np.array([3.0, 5.0])
+
+    def run(device):
+        loss = Losses(device, FLOAT32).moments_loss("mean-std", 1, mean, std, 0.0)
+        number, dG, ds = loss(device.to_device(G), device.to_device(s), 1.0)
+        return np.array(number), device.to_host(dG), device.to_host(ds.array)
+
+    number, dG, ds = machine.check(run)
+    target = mean, std, 1.0, 0.0
+    second = G.astype(np.float64)
+    assert number == pytest.approx(ops.mean_std_forward(second, s, *target), rel=1e-12)
+    expected = ops.mean_std_backward(second, s, *target)
+    np.testing.assert_allclose(dG, expected[0], rtol=1e-6)
+    np.testing.assert_allclose(ds, expected[1], rtol=1e-6)
+    assert (dG[0, 0] != 0) == (variance > 0)
+
+
 @each_precision
 @pytest.mark.parametrize("N", SIDES)
 def test_the_packed_style_gradient_is_the_rounded_sum_with_its_transpose(machine, N, precision):
@@ -201,7 +271,12 @@ def test_nan_shows_in_every_loss(machine):
         G, A = guarded(device, bad[1])[0], guarded(device, bad[0])[0]
         found = [mine.squared_distance(held, None), mine.squared_sum(held), mine.max_abs(held)]
         found.append(mine.total_variation(held, 1.0, guarded(device, np.zeros_like(bad))[0]))
-        return np.array([*found, mine.style(G, 1, A, 1, 1.0)[0]])
+        found.append(mine.style(G, 1, A, 1, 1.0)[0])
+        one, s = np.ones(40), bad[1, 39].astype(np.float64)
+        for kind, target in (("centred", (bad[0],)), ("mean-std", (one, one, 1e-4))):
+            found += [mine.moments_loss(kind, 1, *target)(guarded(device, bad[0])[0], s, 1.0)[0]]
+            found += [mine.moments_loss(kind, 1, *target)(guarded(device, bad[1])[0], one, 1.0)[0]]
+        return np.array(found)
 
     assert np.isnan(machine.check(run)).all()
 
@@ -210,12 +285,15 @@ def test_arrays_that_do_not_fit_together_are_refused_in_one_line(machine):
     device = machine.devices[0]
     mine = Losses(device, FLOAT32)
     a, b, square = (device.to_device(np.zeros(s, np.float32)) for s in ((2, 3, 4), (2, 4, 3), (5, 5)))
+    centred = mine.moments_loss("centred", 1, np.zeros((5, 5)))
     for call, message in (
         (lambda: mine.squared_distance(a, b), r"P: expected the shape of F \(2, 3, 4\), got \(2, 4, 3\)"),
         (lambda: mine.squared_distance(a, None, square), r"w: expected a weight for each position of F \(2, 3, 4\)"),
         (lambda: mine.style(square, 1, a, 1, 1.0), "G: expected a square matrix"),
         (lambda: mine.style(a, 1, a, 1, 1.0), "G: expected a square matrix"),
         (lambda: mine.pack_style(square, 1.0, a), "dG: expected a square matrix"),
+        (lambda: centred(a, np.zeros(5), 1.0), "G: expected a square matrix"),
+        (lambda: centred(square, np.zeros(4), 1.0), r"s: expected \(5,\) for G \(5, 5\), got \(4,\)"),
         (lambda: mine.total_variation(a, 1.0, b), r"expected two arrays \(C, H, W\)"),
         (lambda: mine.total_variation(square, 1.0, square), r"expected two arrays \(C, H, W\)"),
     ):
@@ -262,6 +340,35 @@ def test_a_bug_planted_in_the_reduction_is_caught(stand_in, tmp_path, bug):
             assert sound()
 
 
+OF_MOMENTS = {
+    "nothing": ("// op:", "// op:"),
+    "a mean that is not taken away": ("G[at] / M - mean * other - target", "G[at] / M - target"),
+    "a gradient of half the size": ("-4 * scale * product", "-2 * scale * product"),
+    "a sign": ("2 * scale * off - 2 * dC", "2 * scale * off + 2 * dC"),
+    "a row that is added twice": ("    product = block_sum(product);", "    product = block_sum(product + product);"),
+    "a diagonal alone that is written": ("if (j != i) row[j] = 0.f;", ""),
+    "a row too long": ("row[j] = 0.f;", "row[j + 1] = 0.f;"),
+    "a deviation in place of a variance": ("scale * deviation / sigma", "scale * deviation"),
+    "an epsilon that is left out": ("(C < 0 ? 0 : C) + eps", "(C < 0 ? 0 : C)"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", OF_MOMENTS)
+def test_a_bug_planted_in_a_loss_of_moments_is_caught(stand_in, monkeypatch, bug):
+    plant(monkeypatch, losses.STYLE, *OF_MOMENTS[bug])
+
+    def check():
+        for kind in BOOK:
+            check_moments_loss(stand_in, kind, 33)
+
+    if bug == "nothing":
+        check()
+    else:
+        with pytest.raises(AssertionError):
+            check()
+
+
 SANITIZED = """
 import numpy as np
 from nstcore.engines.cuda.losses import Losses
@@ -279,6 +386,9 @@ for precision in (PRECISIONS["float32"], PRECISIONS["float16"])[some]:
         mine.squared_distance(F, P, device.to_device(np.ones(N, np.float32))), mine.multiply(G, 2.0)
         _, dG = mine.style(G.reshape(N, N), 3, A.reshape(N, N), 4, 1.0)
         mine.pack_style(dG, 1.0, S)
+        one, zeros = np.ones(N), np.zeros((N, N))
+        for kind, target in (("centred", (zeros,)), ("mean-std", (one, one, 1e-4))):
+            mine.moments_loss(kind, 3, *target)(dG, device.to_device(one), 1.0)
 print("done")
 """
 

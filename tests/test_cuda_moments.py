@@ -7,7 +7,11 @@ import pytest
 from cuda_devices import elements, floats, plant, unwritten
 from cuda_sanitized import run_sanitized
 
+from nstcore.engines import TapGradient
 from nstcore.engines.cuda import moments
+from nstcore.engines.cuda.later import LaterArray
+from nstcore.engines.cuda.loss_scale import LossScale
+from nstcore.engines.cuda.losses import Losses
 from nstcore.engines.cuda.moments import Moments, make_guide
 from nstcore.engines.cuda.precision import FLOAT32, PRECISIONS, from_elements, to_elements
 from nstcore.errors import ShapeError
@@ -41,7 +45,12 @@ def check_sums(machine, N, M, precision=FLOAT32, guided=True):
 
     def run(device):
         guide = make_guide(device, "relu1_1", w, N) if guided else None
-        return Moments(device, precision).sums(elements(device, F, precision), guide)
+        mine, f = Moments(device, precision), elements(device, F, precision)
+        s = unwritten(device, N, np.float64)
+        mine.sums_into(f, guide, s)
+        found = mine.sums(f, guide)
+        np.testing.assert_array_equal(device.to_host(s), found)
+        return found
 
     found, w = machine.check(run), w[0] if guided else np.ones(M)
     assert found.dtype == np.float64
@@ -58,6 +67,17 @@ def test_sums_over_positions_are_the_books(machine, N, M, precision, guided):
 
 def test_sums_over_many_pieces_are_the_books(machine):
     check_sums(machine, 2, 9001)
+
+
+def test_sums_take_memory_for_their_pieces_once(stand_in, monkeypatch):
+    """Launches that are recorded know where they lie, whatever else is added up in between."""
+    device = stand_in.devices[0]
+    mine, s = Moments(device, FLOAT32), [device.empty(N, np.float64) for N in (1, 300)]
+    arrays = [unwritten(device, shape, np.float32) for shape in ((5, 1), (70001, 1), (2100, 300))]
+    mine.sums_into(arrays[0], None, s[0])
+    monkeypatch.setattr(device, "empty", None)
+    mine.sums_into(arrays[1], None, s[0])
+    mine.sums_into(arrays[2], None, s[1])
 
 
 @each_precision
@@ -108,7 +128,11 @@ def check_backward(machine, N, M, precision=FLOAT32, *, style=True, sums=True, g
         most = guide.most if guided else 1.0
         # As the network calls it: T and the sums' gradient already times `most`, here a power of two above 1
         t = elements(device, most * T, precision)
-        Moments(device, precision).backward(t if style else None, most * ds if sums else None, f, guide, mask, out)
+        mine, again = Moments(device, precision), elements(device, g, precision)
+        mine.backward(t if style else None, most * ds if sums else None, f, guide, mask, out)
+        there = LaterArray(device.to_device(ds.astype(np.float32)))
+        mine.backward(t if style else None, most * there if sums else None, f, guide, mask, again)
+        assert device.to_host(again).tobytes() == device.to_host(out).tobytes(), "wherever ds lies"
         return floats(device, out, precision)
 
     found, w = machine.check(run), w[0] if guided else np.ones(M)
@@ -130,6 +154,18 @@ def test_the_gradient_is_the_books(machine, N, M, precision):
 @pytest.mark.parametrize(("style", "sums", "guided"), [(True, False, True), (False, True, True), (False, True, False)])
 def test_each_part_of_the_gradient_may_be_missing(machine, style, sums, guided, mask):
     check_backward(machine, 7, 35, style=style, sums=sums, guided=guided, mask=mask)
+
+
+def test_float16s_scale_does_not_depend_on_where_the_gradient_of_the_sums_lies(stand_in):
+    device, precision = stand_in.devices[0], PRECISIONS["float16"]
+    F, ds = elements(device, features(5, 12, precision).reshape(3, 4, 5), precision), np.linspace(1, 3, 5)
+    there = LaterArray(device.to_device(ds.astype(np.float32)), 2.0**-9)
+    rows = []
+    for given in (2.0**-9 * ds, there):
+        scale = LossScale(Losses(device, precision))
+        rows.append(device.to_host(scale.measure({"relu1_1": [TapGradient(ds=given)]}, {"relu1_1": F}).of()))
+    np.testing.assert_array_equal(*rows)
+    assert rows[0][1] == 2.0**7
 
 
 def test_nan_shows(machine):
@@ -155,6 +191,7 @@ def test_what_does_not_fit_together_is_refused_in_one_line(machine):
         (lambda: mine.sums(other, guide), "guide: expected weights of the 7 positions of relu1_1, got 6"),
         (lambda: mine.weigh(F, guide, other), r"Y: expected the shape of F \(6, 5\), got \(7, 5\)"),
         (lambda: mine.backward(None, np.ones(4), F, guide, True, F), r"ds: expected \(5,\)"),
+        (lambda: mine.backward(None, LaterArray(other[0, :4]), F, guide, True, F), r"ds: expected \(5,\)"),
         (lambda: mine.backward(other, None, F, guide, True, F), "T: expected the shape"),
         (lambda: mine.backward(F, None, F, guide, True, other), "g: expected the shape"),
     ):
@@ -172,6 +209,8 @@ BUGS = {
     "a position too many in every piece": ("begin + length, M)", "begin + length + 1, M)"),
     "a channel of the next position": ("if (++c == N) c = 0;", ""),
     "a gradient without its weight": ("weight[e] * (ds ?", "(ds ?"),
+    "sums without the guide's power of two": ("s[c] = factor * sum;", "s[c] = sum;"),
+    "a gradient of sums without its factor": ("Factor{factor, scales", "Factor{1.f, scales"),
     "features without their weight": ("f[e] *= weight[e];", "f[e] *= 1.f;"),
 }
 

@@ -209,13 +209,12 @@ def test_windows_of_features_are_cut_from_all(weights):
     engine = CudaEngine(OnCpuDevice(), "float32")
     network = engine.network(weights, ("conv2_1",), "max", Part(1, 2))
     network.forward(engine.array(PIXELS))
-    for layer in ("pool2", "conv2_1", "relu1_1"):
+    for layer in ("pool2", "conv2_1", "relu1_1", "pool1", "relu1_2", "conv2_2"):
         every = network.features(layer)
         for window in (slice(2, 7), slice(3, None)), (slice(-4, None), slice(None, -2)), (slice(5, 4), slice(3)):
             np.testing.assert_array_equal(network.features(layer, window), every[:, *window])
-    for layer in ("pool1", "relu1_2", "conv2_2", "relu3_1"):
-        with pytest.raises(LayerError, match=f"{layer}: .* among the taps"):
-            network.features(layer)
+    with pytest.raises(LayerError, match=r"relu3_1: .* among the taps"):
+        network.features("relu3_1")
 
 
 @needs_compiler

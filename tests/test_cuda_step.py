@@ -119,7 +119,8 @@ def test_an_interrupt_keeps_the_whole_picture_that_was_best_then(weights, one_by
     assert found.terms == expected.terms
 
 
-def test_of_a_step_the_host_launches_one_graph_and_reads_once(weights, monkeypatch):
+@pytest.mark.parametrize("loss", ["gram", "centred", pytest.param("mean-std", marks=pytest.mark.slow)])
+def test_of_a_step_the_host_launches_one_graph_and_reads_once(weights, loss, monkeypatch):
     """Beside it the average's launch, and a copy where the picture is the best so far; nothing waits for the GPU to be
     idle, nothing is sent there, and no memory is taken."""
     device = LateDevice()
@@ -148,7 +149,7 @@ def test_of_a_step_the_host_launches_one_graph_and_reads_once(weights, monkeypat
         steps.append(list(asked))
         asked.clear()
 
-    paint(weights, "float32", device, iterations=8, on_step=on_step)
+    paint(weights, "float32", device, iterations=8, style_loss=loss, on_step=on_step)
     # From one step's report to the next; the last has no other after it
     for step in steps[3:-1]:
         assert [what for what in step if what != "copy"] == ["graph", "reading begun", "read", "combine_one"]

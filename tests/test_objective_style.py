@@ -9,10 +9,12 @@ from conftest import random_weights, smooth_picture
 from nstcore import Objective, engines, ops, vgg
 from nstcore.checks.gradcheck import check_directions, relative_error
 from nstcore.conventions import CONVENTIONS
+from nstcore.engines.cuda import on_cpu
+from nstcore.engines.reference import ReferenceEngine
 from nstcore.errors import OptionError
 from nstcore.objective import EDGES
 from nstcore.objective.guides import propagate
-from nstcore.objective.statistics import STYLE_LOSSES
+from nstcore.objective.statistics import EPSILON, STYLE_LOSSES
 
 CONTENT, STYLE, OTHER = smooth_picture(33, 38, 1), smooth_picture(40, 27, 2), smooth_picture(25, 44, 9)
 PIXELS = smooth_picture(33, 38, 3).transpose(2, 0, 1).copy()
@@ -71,6 +73,24 @@ def test_the_gradient_is_right_in_the_convention_of_crowson(weights, pooling):
     check(objective(weights, convention="crowson", pooling=pooling, style_layers=FULL_RANK), STEP["w2"])
 
 
+@pytest.mark.skipif(on_cpu.problem() is not None, reason=str(on_cpu.problem()))
+@pytest.mark.parametrize("loss", ["centred", "mean-std"])
+def test_a_loss_that_a_device_computes_has_the_books_value_and_the_right_gradient(loss):
+    """Along the gradient, where a difference is largest: float32 features leave few digits of it."""
+    options = {"style_loss": loss, "style_layers": ("relu1_1",), "content_layers": ("relu1_1",), "tv_weight": 0.0}
+    pictures = random_weights(deepest="conv1_1"), CONTENT, [STYLE, OTHER]
+    engine = engines.create("cuda-on-cpu", "float32")
+    f, book = (Objective(*pictures, engine=e, regions=TWO_REGIONS, **options) for e in (engine, ReferenceEngine()))
+    pixels = PIXELS.astype(np.float32)
+    (terms, held), (expected, exact) = f(pixels), book(pixels)
+    gradient = engine.numpy(held).astype(np.float64)
+    assert terms.style == pytest.approx(expected.style, rel=1e-5)
+    assert relative_error(gradient, exact) <= 1e-4
+    step = 1e-3 / np.abs(gradient).max() * gradient
+    above, below = (f((PIXELS + side * step).astype(np.float32))[0].total for side in (1, -1))
+    assert (above - below) / 2 == pytest.approx(np.vdot(gradient, step), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["covariance_backward", "mean_std_backward", "w2_backward"])
 def test_a_flipped_sign_in_a_style_loss_is_found(weights, monkeypatch, name):
     loss = {"covariance_backward": "centred", "mean_std_backward": "mean-std", "w2_backward": "w2"}[name]
@@ -109,6 +129,31 @@ def test_every_style_loss_is_its_formula_relative_to_a_style_of_nothing(weights)
     for loss in STYLE_LOSSES:
         terms, _ = objective(weights, style_loss=loss, style_layers=("relu2_1",))(PIXELS)
         assert terms.style == pytest.approx(expected[loss], rel=1e-8), loss
+
+
+def test_w2_has_a_gradient_where_rounding_leaves_a_covariance_without_a_root(weights):
+    """Why it takes eigenvalues, on the host: by products alone (Newton-Schulz) there is none, however many its digits.
+
+    Ten thousand times as strong as a plain style, a layer of few positions has rounding errors above its epsilon.
+    """
+    F = features(weights, PIXELS.transpose(1, 2, 0), "relu3_1")
+    (N, M), mean = F.shape, F.mean(axis=1)
+    second = (F @ F.T / M).astype(np.float32).astype(np.float64)
+    eps = EPSILON * np.trace(second) / 1e4 / N
+    assert M < N
+    C = ops.covariance_forward(second, mean) + eps * np.eye(N)
+    assert np.linalg.eigvalsh(C)[0] < 0
+    root, trace = ops.w2_target(second / 1e4, mean / 100, eps)
+    loss, cache = ops.w2_forward(second, mean, root, mean / 100, trace, 1.0, eps)
+    assert 0 < loss < np.trace(second)
+    assert all(np.isfinite(d).all() for d in ops.w2_backward(cache))
+    Y, Z = root @ C @ root, np.eye(N)
+    Y /= np.linalg.norm(Y)
+    with np.errstate(all="ignore"):
+        for _ in range(60):
+            T = (3 * np.eye(N) - Z @ Y) / 2
+            Y, Z = Y @ T, T @ Z
+    assert not np.isfinite(Y).any()
 
 
 def test_crowson_is_its_published_formula(weights):

@@ -34,9 +34,9 @@ from .operations import BookOperations, Operations
 
 Watcher = Callable[[str, str, float], object]  # (layer, pass, seconds)
 Evaluate = Callable[[Any], tuple[Any, Any]]
+MomentsLoss = Callable[[Any, Any, float], tuple[Any, Any, Any]]  # (G, s, scale) -> (loss, dG, ds)
 FORWARD, BACKWARD = "forward", "backward"  # the two passes
 PIXELS = "pixels"  # the layer's name for the pre-processing
-_UNWATCHED = nullcontext()
 EVERYWHERE = slice(None), slice(None)  # all rows, all columns
 
 
@@ -50,7 +50,7 @@ class TapGradient:
     ----------
     dG : array of the engine (N, N), or None
         Gradient with respect to the tap's Gram matrix, sum_m w[m] F[:, m] F[:, m]^T.
-    ds : ndarray (N,), float64, or None
+    ds : ndarray (N,), float64, or as the engine's `moments_loss` gave it, or None
         Gradient with respect to the tap's sums, sum_m w[m] F[:, m].
     target : as `Network.keep` gave it, with the same guide, or None
         P.
@@ -146,16 +146,9 @@ class Network(ABC):
         computes, in its order. `layer` is the step's name ("conv1_1", "pool1"), or "pixels" for the pre-processing.
         What an engine fuses has the convolution's name: a pooling with the convolution before it, or the way from
         conv1_1 back to the pixels. The gradient of a loss counts to the step with which the engine computes it.
-
-        The numbers computed are the same, to the bit. A GPU is waited for before and after every step, which costs time
-        that an unwatched pass does not take, and a kernel's first launch includes its compilation. What the watcher
-        raises ends the pass. Where float16 tries a backward pass again, its steps, and those of the forward pass
-        before it, are reported again.
-
-        Parameters
-        ----------
-        watcher : callable, or None
-            Takes the place of the last one. A twin has one of its own.
+        The numbers are the same, to the bit. A GPU is waited for before and after every step, which costs time, and a
+        kernel's first launch includes its compilation. What the watcher raises ends the pass. Where float16 tries a
+        backward pass again, its steps and those of the forward pass before it are reported again.
         """
         self._watcher = watcher
 
@@ -166,7 +159,7 @@ class Network(ABC):
 
     def _timed(self, layer: str, direction: str) -> AbstractContextManager[None]:
         """What one step is computed within."""
-        return _UNWATCHED if self._watcher is None else self._clock(self._watcher, layer, direction)
+        return nullcontext() if self._watcher is None else self._clock(self._watcher, layer, direction)
 
     @contextmanager
     def _clock(self, watcher: Watcher, layer: str, direction: str) -> Iterator[None]:
@@ -236,7 +229,7 @@ class Network(ABC):
 
     @abstractmethod
     def sums(self, tap: str, guide: Any = None) -> np.ndarray:
-        """s = sum_m w[m] F[:, m] (N,) of a tap, float64."""
+        """s = sum_m w[m] F[:, m] (N,) of a tap, float64; while an evaluation is `repeated`, maybe the engine's own."""
 
     @abstractmethod
     def keep(self, tap: str, guide: Any = None) -> Any:
@@ -257,6 +250,10 @@ class Network(ABC):
     @abstractmethod
     def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
         """A copy of a layer's features in the book's layout (N, H, W), or of a window of them (rows, columns)."""
+
+    def ending(self, window: tuple[slice, slice] = EVERYWHERE) -> Any:
+        """A window of the last layer's features, as an array of the engine: the next part's input, or a share of it."""
+        return self.features(self.steps[-1].output, window)
 
     def decisions(self) -> dict[str, np.ndarray]:
         """Every choice that the last forward made, in the book's layout: where each ReLU let through (bool, by the name
@@ -280,14 +277,8 @@ class Network(ABC):
 
     @abstractmethod
     def memory(self, height: int, width: int, guided: Iterable[str] = ()) -> dict[str, int]:
-        """Bytes of every buffer for a picture of that size, by name, "filters" among them; nothing is allocated.
-
-        Parameters
-        ----------
-        height, width : int
-        guided : iterable of str
-            Taps whose statistics are taken under guides, which may need a buffer more.
-        """
+        """Bytes of every buffer for a picture of that size, by name, "filters" among them; nothing is allocated. The
+        statistics of taps that are `guided` are taken under guides, which may need a buffer more."""
 
     def bytes(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
         """Bytes of all of `memory` together."""
@@ -309,10 +300,6 @@ class Network(ABC):
     def size_of(self, tap: str, height: int, width: int) -> int:
         """Numbers of a tap's features for a picture of that size."""
         return math.prod(self._shape(vgg.find(self.weights.architecture, tap), height, width))
-
-
-def _called(evaluate: Evaluate, x: Any) -> tuple[Any, Any]:
-    return evaluate(x)
 
 
 class Engine(ABC):
@@ -359,7 +346,7 @@ class Engine(ABC):
     def repeated(self, network: Network) -> Callable[[Evaluate, Any], tuple[Any, Any]]:
         """A way to call evaluate(x) -> (numbers, array) again and again, always the same function of another picture,
         all of it computed by that network and this engine: at its simplest, just so."""
-        return _called
+        return lambda evaluate, x: evaluate(x)
 
     def raised(self) -> Engine | None:
         """The same machine in the next higher precision, for numbers that this one does not hold; None if there is
@@ -378,6 +365,14 @@ class Engine(ABC):
         """A NumPy copy of an array of this engine."""
         return np.array(a)
 
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        """A new array, its values unset."""
+        return np.empty(shape, self.dtype)
+
+    def copy_rows(self, source: Any, out: Any) -> None:
+        """out = source, of one shape (C, H, W): some rows of all planes of an array of this engine, or all rows."""
+        np.copyto(out, source)
+
     def memory(self) -> int | None:
         """Bytes that are free where this engine's arrays lie; None where nobody knows."""
         return free_memory()
@@ -394,6 +389,11 @@ class Engine(ABC):
     def style_term(self, G: Any, M: int, A: Any, M_style: int, scale: float) -> tuple[float, Any]:
         """Style loss of one layer and its gradient dG, which may take G's place: `ops.style_forward`, `.._backward`."""
         return ops.style_forward(G, M, A, M_style, scale), ops.style_backward(G, M, A, M_style, scale)
+
+    def moments_loss(self, kind: str, M: float, *target: Any) -> MomentsLoss | None:
+        """Style loss "centred" or "mean-std" of moments G/M and s/M, for a target as `ops.centred_forward` or
+        `ops.mean_std_forward` takes it, where this engine computes it: else None, and the book does."""
+        return None
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
         """Total variation; its gradient is added to `gradient`: `ops.total_variation_forward`, `.._backward`."""

@@ -58,9 +58,13 @@ dC = 2 scale (C - C')
 dsecond = dC
 dmean = -(dC + dC^T) mean""",
         book=("nstcore.ops.centred_forward", "nstcore.ops.centred_backward"),
-        engines=(),
-        kernels=(),
-        tests=(_STYLES, "tests/test_objective_style.py::test_the_gradient_is_right_for_every_style_loss"),
+        engines=("nstcore.engines.cuda.losses.Losses.moments_loss",),
+        kernels=("cuda/style/01_two_stage.cu",),
+        tests=(
+            _STYLES,
+            "tests/test_objective_style.py::test_the_gradient_is_right_for_every_style_loss",
+            "tests/test_cuda_losses.py::test_losses_of_means_and_covariances_agree_with_the_book",
+        ),
         source="Li, Wang, Liu, Hou, IJCAI 2017 (matching second moments; here without the mean)",
     ),
     "mean-std": Topic(
@@ -73,12 +77,13 @@ dC_ii = scale (sigma[i] - sigma'[i]) / sigma[i],   0 where C_ii <= 0
 dsecond = diag(dC_ii)
 dmu = 2 scale (mu - mu') - 2 dC_ii mu""",
         book=("nstcore.ops.mean_std_forward", "nstcore.ops.mean_std_backward", "nstcore.ops.standard_deviations"),
-        engines=(),
-        kernels=(),
+        engines=("nstcore.engines.cuda.losses.Losses.moments_loss",),
+        kernels=("cuda/style/01_two_stage.cu",),
         tests=(
             _STYLES,
             "tests/test_ops_style.py::test_features_that_do_not_vary_have_a_finite_gradient",
             "tests/test_objective_style.py::test_the_gradient_is_right_for_every_style_loss",
+            "tests/test_cuda_losses.py::test_losses_of_means_and_covariances_agree_with_the_book",
         ),
         source="Li, Wang, Liu, Hou, IJCAI 2017; Huang, Belongie, ICCV 2017, equation 13",
     ),

@@ -1,6 +1,6 @@
 // op:        moments under guides, their gradient   rung: 01_two_stage
-// math:      s[c] = sum_m w[m] F[m,c];    Y[m,c] = w[m] F[m,c];
-//            g[m,c] += (F[m,c] > 0) w[m] (T[m,c] + ds[c])
+// math:      s[c] = factor sum_m w[m] F[m,c];    Y[m,c] = w[m] F[m,c];
+//            g[m,c] += (F[m,c] > 0) w[m] (T[m,c] + factor ds[c])
 //            With sqrt(w) for w, the Gram matrix of Y is G = sum_m w[m] F[m] F[m]^T; with T = F (dG + dG^T), g is what
 //            both send back. w is 1 where it is null, T and ds are 0; all of g without `mask`.
 // reference: nstcore/ops/moments.py moments_forward, moments_backward
@@ -47,13 +47,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_pieces(const double* __restrict__ pieces, double* __restrict__ s, int count, int N) {
+    sum_pieces(const double* __restrict__ pieces, double factor, double* __restrict__ s, int count, int N) {
   const int c = blockIdx.x * 32 + threadIdx.x % 32;
   double sum = 0;
   if (c < N)
     for (int piece = threadIdx.x / 32; piece < count; piece += WARPS) sum += pieces[(int64_t)piece * N + c];
   sum = sum_of_warps(sum);
-  if (threadIdx.x < 32 && c < N) s[c] = sum;
+  if (threadIdx.x < 32 && c < N) s[c] = factor * sum;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -69,10 +69,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    moments_backward(const element* __restrict__ T, const float* __restrict__ ds, const float* __restrict__ scales,
-                     const element* __restrict__ F, const float* __restrict__ w, int mask, element* __restrict__ g,
-                     int64_t n, int N) {
-  const float scale = Factor{1.f, scales, SCALE_LOSS};
+    moments_backward(const element* __restrict__ T, const float* __restrict__ ds, float factor,
+                     const float* __restrict__ scales, const element* __restrict__ F, const float* __restrict__ w,
+                     int mask, element* __restrict__ g, int64_t n, int N) {
+  const float scale = Factor{factor, scales, SCALE_LOSS};
   for (EACH_VECTOR(i, n, VECTOR)) {
     float t[VECTOR] = {}, f[VECTOR], weight[VECTOR], value[VECTOR];
     if (T) load_part(t, T + i, n - i);

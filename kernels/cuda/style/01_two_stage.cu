@@ -5,13 +5,22 @@
 //            loss scale = the power of two that brings sqrt(max over taps of the sum of the tap's terms) to (1/2, 1],
 //            divided by 2^lowered, a term = coefficient results[a] results[b]; scale of S = the one that brings
 //            max |dG| to (2^10, 2^11]
-// reference: nstcore/ops/style_loss.py style_forward, style_backward; nstcore/ops/gram.py gram_backward
-// requires:  G, A, dG float32, S elements, all N x N, any N; G and A begin at multiples of 16 bytes. Of the scales,
-//            places: where each tap's terms begin and the last one's end; a and b of each term, below 0 for a 1; where
-//            max |dG| lies, of each dG. rows: one of scale_kind for losses without dG, then one for each dG
-// launch:    nstcore/engines/cuda/losses.py: style with one block of THREADS per piece, then sum_pieces with one block;
-//            pack_style with one block of 32 x ROWS per 32 x 32 tile; loss_scale.py: loss_scales with one warp
-// napkin:    12*N*N bytes in style, 8*N*N or less in pack_style: 3 MB and 2 MB for N = 512, which the L2 cache holds
+//            With mean = s/M, C = G/M - mean mean^T, primes the style's, in double throughout, ds = gradient of s:
+//            centred: loss = scale sum (C - C')^2; dG = factor (C - C'), ds[i] = -2 sum_j dG[i,j] mean[j]
+//            mean-std: loss = scale (sum (mean - mean')^2 + sum (sigma - sigma')^2), sigma^2 = max(C_ii, 0) + eps;
+//            dG = diag(dC)/M, dC = scale (sigma - sigma') / sigma, 0 where C_ii <= 0;
+//            ds = (2 scale (mean - mean') - 2 dC mean)/M
+// reference: nstcore/ops/style_loss.py style_forward, style_backward; gram.py gram_backward; style_centred.py
+//            centred_forward, centred_backward; style_mean_std.py mean_std_forward, mean_std_backward
+// requires:  G, A, dG float32, S elements, all N x N, any N; G and A begin at multiples of 16 bytes; in centred, G and
+//            C' are symmetric. Of the scales, places: where each tap's terms begin and the last one's end; a and b of
+//            each term, below 0 for a 1; where max |dG| lies, of each dG. rows: one of scale_kind for losses without
+//            dG, then one for each dG
+// launch:    nstcore/engines/cuda/losses.py: style with one block of THREADS per piece, centred and mean_std with one
+//            per row, then sum_pieces with one block; pack_style with one block of 32 x ROWS per 32 x 32 tile;
+//            loss_scale.py: loss_scales with one warp
+// napkin:    12*N*N bytes in style, 16*N*N in centred, 4*N*N in mean_std, 8*N*N or less in pack_style: 4 MB at most for
+//            N = 512, which the L2 cache holds; 3*N*N divisions in double in centred, the slowest where double is slow
 #include "reduce.cuh"
 
 #define TILE 32
@@ -41,6 +50,53 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const double sum = sum_of_pieces(pieces, count);
   if (threadIdx.x == 0) *total = sum;
 }
+
+// ---- losses of means and covariances --------------------------------------------------------------------------------
+
+// C is a difference of large numbers: of all of them, G alone was rounded to float
+extern "C" __global__ void __launch_bounds__(THREADS)
+    centred(float* __restrict__ G, const double* __restrict__ s, const double* __restrict__ target,
+            double* __restrict__ pieces, float* __restrict__ ds, double M, double scale, int N) {
+  double squares = 0;
+  for (int i = blockIdx.x; i < N; i += gridDim.x) {
+    const double mean = s[i] / M;
+    double product = 0;
+    for (int j = threadIdx.x; j < N; j += THREADS) {
+      const int64_t at = (int64_t)i * N + j;
+      const double other = s[j] / M, d = G[at] / M - mean * other - target[at];
+      G[at] = (float)(2 * scale * d / M);
+      squares += d * d;
+      product += d * other;  // d is symmetric: its row is its column
+    }
+    product = block_sum(product);
+    if (threadIdx.x == 0) ds[i] = (float)(-4 * scale * product / M);
+  }
+  squares = block_sum(squares);
+  if (threadIdx.x == 0) pieces[blockIdx.x] = squares;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    mean_std(float* __restrict__ G, const double* __restrict__ s, const double* __restrict__ target_mean,
+             const double* __restrict__ target_std, double* __restrict__ pieces, float* __restrict__ ds, double M,
+             double eps, double scale, int N) {
+  double sum = 0;
+  for (int i = blockIdx.x; i < N; i += gridDim.x) {
+    float* const row = G + (int64_t)i * N;
+    for (int j = threadIdx.x; j < N; j += THREADS)
+      if (j != i) row[j] = 0.f;
+    if (threadIdx.x == 0) {
+      const double mean = s[i] / M, C = row[i] / M - mean * mean, sigma = sqrt((C < 0 ? 0 : C) + eps);
+      const double off = mean - target_mean[i], deviation = sigma - target_std[i];
+      const double dC = C > 0 ? scale * deviation / sigma : 0;
+      row[i] = (float)(dC / M);
+      ds[i] = (float)((2 * scale * off - 2 * dC * mean) / M);
+      sum += off * off + deviation * deviation;
+    }
+  }
+  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
+}
+
+// ---- S --------------------------------------------------------------------------------------------------------------
 
 // The mirrored tile goes through shared memory, so that both are read and written by rows: a column of it would be 32
 // lines of memory. One float of padding puts the 32 rows of a column into 32 banks.

@@ -14,7 +14,7 @@ import numpy as np
 from ... import vgg
 from ...errors import DeviceError
 from ...pretrained.weights import Weights
-from ..base import Engine, Network
+from ..base import Engine, MomentsLoss, Network
 from . import block_mean
 from . import precision as precisions
 from .conv import PRODUCTION, RUNGS
@@ -101,11 +101,20 @@ class CudaEngine(Engine):
     def numpy(self, a: Any) -> np.ndarray:
         return self.device.to_host(a)
 
+    def empty(self, shape: tuple[int, ...]) -> Any:
+        return self.device.empty(shape, self.dtype)
+
+    def copy_rows(self, source: Any, out: Any) -> None:
+        self.device.copy_rows(source, out)
+
     def memory(self) -> int | None:
         return min((n for n in (self.device.free_bytes(), self._most) if n is not None), default=None)
 
     def style_term(self, G: Any, M: float, A: Any, M_style: float, scale: float) -> tuple[float, Any]:
         return self.losses.style(G, M, A, M_style, scale)
+
+    def moments_loss(self, kind: str, M: float, *target: Any) -> MomentsLoss:
+        return self.losses.moments_loss(kind, M, *target)
 
     def total_variation(self, pixels: Any, scale: float, gradient: Any, diagonal: float = 0.0) -> float:
         return self.losses.total_variation(pixels, scale, gradient, diagonal)

@@ -1,4 +1,4 @@
-"""Numbers that a GPU has computed and the host has not read yet.
+"""Numbers, and arrays of them, that a GPU has computed and the host has not read yet.
 
 Reading a number waits for everything that was launched before it. A loss is a sum of some ten of them, none of which
 its gradient depends on: so they are left where they are, sums and products are noted down, and all are read at once.
@@ -68,6 +68,25 @@ class Later:
         raise TypeError("a number that lies on the device: it is known once the results have been read")
 
     __bool__ = __float__  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class LaterArray:
+    """A factor times an array that stays on the device: whoever reads the array multiplies.
+
+    Attributes
+    ----------
+    array : array of the device
+    factor : float
+    """
+
+    array: Any
+    factor: float = 1.0
+
+    __array_ufunc__ = None
+
+    def __rmul__(self, factor: float) -> LaterArray:
+        return replace(self, factor=factor * self.factor)
 
 
 @dataclass(frozen=True)

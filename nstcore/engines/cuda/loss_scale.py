@@ -14,6 +14,7 @@ import numpy as np
 
 from ..base import TapGradient
 from .device import Array
+from .later import LaterArray
 from .losses import ROWS, STYLE, Losses
 from .precision import FLOAT16
 from .vectors import THREADS
@@ -77,7 +78,8 @@ class LossScale:
         """
         terms = [term for of_tap in gradients.values() for term in of_tap]
         every = [term.dG for term in terms if term.dG is not None]
-        self._make_room(3 * len(every) + sum(term.target is not None for term in terms) + 1, len(every))
+        single = sum(part is not None for term in terms for part in (term.ds, term.target))
+        self._make_room(3 * len(every) + single + 1, len(every))
         first, found = [0], list[tuple[float, Any, Any]]()
         with self.losses.into(self._sums):
             for tap, of_tap in gradients.items():
@@ -129,7 +131,10 @@ class LossScale:
             yield 4 * most**2 / F.size, self.losses.squared_sum(term.dG), squares(F, None, w)
         if term.ds is not None:
             weights = F.size / F.shape[2] if guide is None else guide.squares
-            yield float(term.ds @ term.ds) * weights / F.size, ONE, ONE
+            if isinstance(term.ds, LaterArray):
+                yield term.ds.factor**2 * weights / F.size, self.losses.squared_sum(term.ds.array), ONE
+            else:
+                yield float(term.ds @ term.ds) * weights / F.size, ONE, ONE
         if term.target is not None:
             yield (2 * most * term.scale) ** 2 / F.size, squares(F, term.target.P, w), ONE
 

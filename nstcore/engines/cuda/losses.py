@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ShapeError
+from ..base import MomentsLoss
 from .device import Array, Device, Kernel
-from .later import Later
+from .later import Later, LaterArray
 from .precision import FLOAT32, PRECISIONS, Precision
 from .variants import Variant
 from .vectors import FUSED, PIECES, THREADS, VECTOR, CudaVectors, pieces
@@ -103,6 +104,24 @@ class Losses:
         kernel(count, THREADS, G, A, self._pieces, M, M_style, factor, G.size)
         return scale * self._sum(STYLE, self.precision, count), G
 
+    def moments_loss(self, kind: str, M: float, *target: Any) -> MomentsLoss:
+        """See `Engine.moments_loss`. ds is always the same array, dG in G's place."""
+        device, function = self.device, kind.replace("-", "_")
+        arrays = [device.to_device(np.ascontiguousarray(a, np.float64)) for a in target if np.ndim(a)]
+        numbers, N = [a for a in target if not np.ndim(a)], len(arrays[0])
+        count, ds = min(N, PIECES), device.empty(N, np.float32)
+
+        def loss(G: Array, s: Any, scale: float) -> tuple[Any, Array, LaterArray]:
+            _square("G", G, (N, N))
+            if s.shape != (N,):
+                raise ShapeError(f"s: expected ({N},) for G {G.shape}, got {s.shape}")
+            there = s if device.owns(s) else device.to_device(s)
+            kernel = self._kernel(STYLE, function, self.precision)
+            kernel(count, THREADS, G, there, *arrays, self._pieces, ds, M, *numbers, scale, N)
+            return scale * self._sum(STYLE, self.precision, count), G, LaterArray(ds)
+
+        return loss
+
     def pack_style(self, dG: Array, factor: float, S: Array, scales: Array | None = None) -> None:
         """S = to_element(factor (dG + dG^T)), what the features are multiplied by in `ops.gram_backward`.
 
@@ -168,6 +187,11 @@ class Losses:
             yield
         finally:
             self._results, self._used, self._places = before
+
+    @property
+    def deferred(self) -> bool:
+        """Whether numbers stay on the device for now."""
+        return self._used is not None
 
     @property
     def unread(self) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from .device import Array, Device, Kernel
+from .later import LaterArray
 from .precision import PRECISIONS, Precision
 from .variants import Variant
 from .vectors import PIECES, THREADS, pieces
@@ -48,6 +49,8 @@ class Guide:
         sum (most w)^2, for estimates.
     G : float32 array (N, N)
         Where the Gram matrix under this guide goes.
+    s : float64 array (N,)
+        Where the sums go.
     """
 
     tap: str
@@ -56,6 +59,7 @@ class Guide:
     most: float
     squares: float
     G: Array
+    s: Array
 
 
 def make_guide(device: Device, tap: str, weights: np.ndarray, channels: int) -> Guide:
@@ -64,7 +68,12 @@ def make_guide(device: Device, tap: str, weights: np.ndarray, channels: int) -> 
     largest = w.max(initial=0.0)
     most = 2.0 ** math.ceil(math.log2(largest)) if 0 < largest < math.inf else 1.0
     normal, root = (device.to_device(a.astype(np.float32)) for a in (w / most, np.sqrt(w / most)))
-    return Guide(tap, normal, root, most, float(w @ w), device.empty((channels, channels), np.float32))
+    return Guide(tap, normal, root, most, float(w @ w), *_results(device, channels))
+
+
+def _results(device: Device, channels: int) -> tuple[Array, Array]:
+    """Where G and s go."""
+    return device.empty((channels, channels), np.float32), device.empty(channels, np.float64)
 
 
 def _rectangle(w: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -89,7 +98,7 @@ class Moments:
 
     def __init__(self, device: Device, precision: Precision) -> None:
         self.device, self.precision = device, precision
-        self._pieces = device.empty(0, np.float64)
+        self._pieces: Array = None  # made at the first sums, large enough for all: launches that are recorded know it
         self._rectangles: dict[tuple[int, ...], Array] = {}
 
     def guide(self, tap: str, weights: np.ndarray, channels: int) -> Guide:
@@ -110,20 +119,25 @@ class Moments:
         self._rectangles[key] = w
         top, bottom, left, right = found
         area = float((bottom - top) * (right - left))
-        return Guide(tap, w, w, 1.0, area, self.device.empty((channels, channels), np.float32))
+        return Guide(tap, w, w, 1.0, area, *_results(self.device, channels))
 
     def sums(self, F: Array, guide: Guide | None) -> np.ndarray:
         """s = sum_m w[m] F[m] (N,), float64: `ops.moments_forward`."""
+        s = self.device.empty(F.shape[-1], np.float64)
+        self.sums_into(F, guide, s)
+        return self.device.to_host(s)
+
+    def sums_into(self, F: Array, guide: Guide | None, s: Array) -> None:
+        """The same, left in s, a float64 array (N,)."""
         N, M, w = F.shape[-1], F.size // F.shape[-1], self._weights(F, guide)
         across = -(-N // CHANNELS)
-        length = -(-M // min(-(-M // SHORTEST), -(-PIECES // across)))
+        length = -(-M // min(-(-M // SHORTEST), max(PIECES // across, 1)))
         count = -(-M // length)
-        if self._pieces.size < (count + 1) * N:
-            self._pieces = self.device.empty((count + 1) * N, np.float64)
-        s, partial = self._pieces[:N], self._pieces[N:]
-        self._kernel("weighted_sums")((across, count), THREADS, F, w, partial, M, N, length)
-        self._kernel("sum_pieces")(across, THREADS, partial, s, count, N)
-        return self.device.to_host(s) * (1.0 if guide is None else guide.most)
+        if self._pieces is None:
+            self._pieces = self.device.empty(PIECES * CHANNELS, np.float64)
+        self._kernel("weighted_sums")((across, count), THREADS, F, w, self._pieces, M, N, length)
+        most = 1.0 if guide is None else guide.most
+        self._kernel("sum_pieces")(across, THREADS, self._pieces, most, s, count, N)
 
     def weigh(self, F: Array, guide: Guide, Y: Array) -> None:
         """Y = sqrt(w) F: its Gram matrix, times `guide.most`, is F's under the guide."""
@@ -134,7 +148,7 @@ class Moments:
     def backward(
         self,
         T: Array | None,
-        ds: np.ndarray | None,
+        ds: np.ndarray | LaterArray | None,
         F: Array,
         guide: Guide | None,
         mask: bool,
@@ -146,7 +160,7 @@ class Moments:
         Parameters
         ----------
         T : array like F, or None
-        ds : ndarray (N,), or None
+        ds : ndarray (N,), or float32 array (N,) times a factor, or None
             As T in every unit: the sums' gradient times `guide.most`.
         F : array of elements
         guide : Guide or None
@@ -162,10 +176,17 @@ class Moments:
         for name, a in (("T", T), ("g", g)):
             if a is not None:
                 _alike(name, a, F)
-        if ds is not None and ds.shape != (N,):
-            raise ShapeError(f"ds: expected ({N},) for F {F.shape}, got {ds.shape}")
-        sums = None if ds is None else self.device.to_device(ds.astype(np.float32))
-        self._kernel("moments_backward")(self._pieces_of(F), THREADS, T, sums, scales, F, w, mask, g, F.size, N)
+        sums, factor = self._there(ds)
+        if sums is not None and sums.shape != (N,):
+            raise ShapeError(f"ds: expected ({N},) for F {F.shape}, got {sums.shape}")
+        kernel = self._kernel("moments_backward")
+        kernel(self._pieces_of(F), THREADS, T, sums, factor, scales, F, w, mask, g, F.size, N)
+
+    def _there(self, ds: np.ndarray | LaterArray | None) -> tuple[Array | None, float]:
+        """It on the device, and its factor."""
+        if isinstance(ds, LaterArray):
+            return ds.array, ds.factor
+        return (None if ds is None else self.device.to_device(ds.astype(np.float32))), 1.0
 
     def _pieces_of(self, F: Array) -> int:
         return pieces(F.size, 16 // self.precision.dtype.itemsize)

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from ... import vgg
-from ...errors import ShapeError
+from ...errors import LayerError, ShapeError
 from ...pretrained.weights import Weights
 from ...vgg import Step
 from ..base import BACKWARD, FORWARD, PIXELS, TapGradient
@@ -84,6 +84,7 @@ class CudaNetwork(CudaStatistics):
         self.buffers: dict[str, Array] = {}
         self._convolutions: dict[str, Convolution] = {}
         self._grams: dict[tuple[str | int, ...], Grams] = {}
+        self._sums: dict[str, Array] = {}
         self._scratch: Array = None
         self._pixels: Array = None  # of the last forward
         self._above: Array = None  # of the backward that is under way
@@ -180,26 +181,66 @@ class CudaNetwork(CudaStatistics):
             )
         self._resize(*pixels.shape[1:])
         self._pixels = pixels
+        x = self.buffers[self._first]
         if self.part.first == 1:
-            x = self.buffers["prepared"]
             with self._timed(PIXELS, FORWARD):
-                # ops.preprocess_forward
-                prepare(self.device, self.precision, pixels, x, self.weights.preprocessing)
-        else:
-            x = self.buffers["input"]
+                self._enter(x)
         for i, step in enumerate(self.steps):
             done = step.kind == "pool" and self._convolutions[self.steps[i - 1].name].pooling is not None
             if not done:
                 with self._timed(step.name, FORWARD):
                     if i == 0 and self.part.first > 1:
-                        features.enter(self.device, self.precision, pixels, x)
-                    self._step_forward(i, x)
+                        self._enter(x)
+                    self._step_forward(i, x, self.buffers)
             x = self.buffers.get(step.output)
         self._there = True
 
-    def _step_forward(self, i: int, x: Array) -> None:
-        """Step i, and where its convolution pools, that too."""
-        step, buffers = self.steps[i], self.buffers
+    @property
+    def _first(self) -> str:
+        """The buffer that the first step reads."""
+        return "prepared" if self.part.first == 1 else "input"
+
+    def _enter(self, x: Array) -> None:
+        """The last forward's pixels, or a part's features, as the first step reads them."""
+        if self.part.first == 1:
+            # ops.preprocess_forward
+            prepare(self.device, self.precision, self._pixels, x, self.weights.preprocessing)
+        else:
+            features.enter(self.device, self.precision, self._pixels, x)
+
+    def _layer(self, layer: str) -> Array:
+        """Features (H, W, N) of a layer; those that no buffer keeps are computed again from the nearest below.
+
+        Raises
+        ------
+        LayerError
+            For one that the network does not have, or does not compute.
+        """
+        if not any(layer in step.layers for step in self.steps):
+            vgg.find(self.weights.architecture, layer)
+            raise LayerError(
+                f"{layer}: expected a layer from {self.steps[0].name} to {self.steps[-1].output}, which are computed; "
+                "name it among the taps"
+            )
+        if layer in self.buffers and layer not in self._gone:
+            return self.buffers[layer]
+        i = next(i for i, step in enumerate(self.steps) if layer in step.layers)
+        step, device, element = self.steps[i], self.device, self.precision.dtype
+        if i:
+            x = self._layer(self.steps[i - 1].output)
+        else:
+            x = device.empty(self.buffers[self._first].shape, element)
+            self._enter(x)
+        N, H, W = self.shapes(*self.size)[step.output]
+        to = {name: device.empty((H, W, N), element) for name in {layer, step.output}}
+        if step.kind == "pool" and self._choosing:
+            to[f"{layer}:choices"] = device.empty(pool.choices_size(N, *x.shape[:2]), np.uint8)
+        self._step_forward(i, x, to)
+        return to[layer]
+
+    def _step_forward(self, i: int, x: Array, buffers: Mapping[str, Array]) -> None:
+        """Step i into those of the buffers that there are, and where its convolution pools, that too."""
+        step = self.steps[i]
         if step.kind == "conv":
             layer = self._convolutions[step.name]
             pooled = self.steps[i + 1].name if layer.pooling else ""

@@ -38,7 +38,7 @@ class Repeated:
     The first call launches one kernel after the other, which also compiles them and makes every buffer; the second
     records the launches; all others launch what was recorded, again with smaller loss scales where a gradient was
     beyond float16. Where an evaluation needs a number on its way, or a step is being timed, every call is as the first:
-    all style losses but that of Gram matrices are computed on the host, in float64, W2 with square roots of matrices.
+    the style loss `w2` is computed on the host, for which `nstcore.objective.statistics` gives the reasons.
     When the network has got other buffers, it begins anew. While something larger is recorded, it is a part of that,
     and tells what is `Unread`.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ... import vgg
-from ...errors import LayerError, ShapeError
+from ...errors import ShapeError
 from ..base import EVERYWHERE, Network
 from . import features
 from .device import Array, Device
@@ -42,10 +43,13 @@ class CudaStatistics(Network):
     moments: Moments
     buffers: dict[str, Array]
     _grams: dict[tuple[str | int, ...], Grams]
-    _gone: set[str]
+    _sums: dict[str, Array]
     _there: bool
 
     def _scratch_like(self, F: Array) -> Array:
+        raise NotImplementedError
+
+    def _layer(self, layer: str) -> Array:
         raise NotImplementedError
 
     def _need_features(self) -> None:
@@ -89,9 +93,15 @@ class CudaStatistics(Network):
             self._grams[key] = Grams(self.device, self.precision, [F.shape[::-1] for F in matrices])
         self._grams[key](matrices, self.buffers["partials"], out)
 
-    def sums(self, tap: str, guide: Guide | None = None) -> np.ndarray:
+    def sums(self, tap: str, guide: Guide | None = None) -> Any:
+        """Where losses are read later, an array that the next ones of this tap, or of this guide, reuse."""
+        F = self._tapped(tap)
+        if guide is None and tap not in self._sums:
+            self._sums[tap] = self.device.empty(F.shape[2], np.float64)
+        s = self._sums[tap] if guide is None else guide.s
         # ops.moments_forward
-        return self.moments.sums(self._tapped(tap), guide)
+        self.moments.sums_into(F, guide, s)
+        return s if self.losses.deferred else self.device.to_host(s)
 
     def keep(self, tap: str, guide: Guide | None = None) -> Target:
         F = self._tapped(tap)
@@ -120,18 +130,23 @@ class CudaStatistics(Network):
             return self.losses.squared_distance(F, P)
         return guide.most * self.losses.squared_distance(F, P, guide.w)
 
+    def ending(self, window: tuple[slice, slice] = EVERYWHERE) -> Array:
+        """See `Network.ending`; of a part that ends in a pooling, and good until the next one."""
+        F = self._tapped(self.steps[-1].output)
+        rows, columns = (range(n)[s] for n, s in zip(F.shape, window, strict=False))
+        shape = F.shape[2], len(rows), len(columns)
+        y = self.buffers["output"].reshape(-1)[: math.prod(shape)].reshape(shape)
+        features.leave(self.device, self.precision, F, y, rows.start, columns.start)
+        return y
+
     def features(self, tap: str, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
         self._need_features()
-        if tap not in self.buffers or tap in self._gone:
-            raise LayerError(f"{tap}: expected a layer whose features are kept; name it among the taps")
-        F, (rows, columns) = self.buffers[tap], window
+        F, (rows, columns) = self._layer(tap), window
         (top, bottom, _), (left, right, _) = rows.indices(F.shape[0]), columns.indices(F.shape[1])
         shape = F.shape[2], max(bottom - top, 0), max(right - left, 0)
         if not math.prod(shape):
             return np.empty(shape, np.float32)
         if "output" in self.buffers and tap == self.steps[-1].output:  # for the next part: turned on the device
-            y = self.buffers["output"].reshape(-1)[: math.prod(shape)].reshape(shape)
-            features.leave(self.device, self.precision, F, y, top, left)
-            return self.device.to_host(y)
+            return self.device.to_host(self.ending(window))
         values = from_elements(self.device.to_host(F[top:bottom])[:, left:right], self.precision)
         return np.ascontiguousarray(values.transpose(2, 0, 1))

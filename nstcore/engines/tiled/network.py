@@ -1,17 +1,20 @@
 """A network that is computed tile by tile, exactly.
 
 Statistics are sums over positions, and every other number of the objective follows from them. So a picture is gone over
-twice: the forward sweep counts each tile's own part of the features into the statistics, and keeps no features; the
-backward sweep computes them again, tile by tile, and carries back what the losses send.
+twice: the forward sweep counts each tile's own part of the features into the statistics, and keeps no features but one
+bit of each, its gate (`nstcore.engines.gates`); the backward sweep carries back what the losses send, tile by tile,
+through these bits, and computes again the features alone that the losses ask for. An engine without gates computes all
+of them again.
 
 A tile needs a halo as wide as the network sees, 160 pixels to relu5_1: much work for nothing. So the network is cut at
-poolings into parts, each with a halo of its own that is a few positions wide. What a part ends with is stored for the
-next one (a pooling leaves little: 32 bytes for each pixel of the picture after pool2, 16 after pool3), and so is the
-gradient on its way back. A part whose tile is the whole picture is not computed again: its features stay.
+its poolings into parts, each with a halo of its own that is a few positions wide. What a part ends with is stored for
+the next one (a pooling leaves little: 64 bytes for each pixel of the picture after pool1, half of it after each that
+follows), and so is the gradient on its way back. A part whose tile is the whole picture may keep its features.
 
-        forward     for each part, for each tile:   window of what was stored -> features -> statistics, and store
+        forward     for each part, for each tile:
+                        window of what was stored -> features -> statistics, gates, what the next part begins with
         backward    for each part, the deepest first, for each tile:
-                        window of what was stored -> features again -> gradient of the window -> store the tile's own
+                        windows of what was stored, of gates -> taps again -> gradient of the window -> the tile's own
 """
 
 from __future__ import annotations
