@@ -60,19 +60,18 @@ extern "C" __global__ void multiply_once(const element* A, const element* B, int
   show_to_tensor_cores();
   __syncthreads();
   sums d;
-  for (int j = 0; j < NJ; ++j)
-    for (int e = 0; e < 4; ++e) d[j][e] = 0.f;
-  hold(d);
+  clear(d);
+  hold_all(d);
   products_begin();
   const uint32_t at = shared_address(tile) + 32 * step;
-  products(d, describe_rows(at), describe_rows(at + 64 * ROW_BYTES));
+  products(d[0], describe_rows(at), describe_rows(at + 64 * ROW_BYTES));
   products_commit();
   products_wait<0>();
-  hold(d);
+  hold_all(d);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   for (int j = 0; j < NJ; ++j)
     for (int e = 0; e < 4; ++e)
-      C[(16 * warp + lane / 4 + e / 2 * 8) * TILE_N + 8 * j + lane % 4 * 2 + e % 2] = d[j][e];
+      C[(16 * warp + lane / 4 + e / 2 * 8) * TILE_N + 8 * j + lane % 4 * 2 + e % 2] = d[0][j][e];
 }
 """
 

@@ -17,6 +17,7 @@ from bench_common import pictures, planes
 
 from nstcore import Objective, Weights, minimize_adam
 from nstcore.engines.cuda import CudaEngine, source
+from nstcore.engines.cuda.boxes import TensorMap
 from nstcore.engines.cuda.device import Array, Kernel
 from nstcore.engines.cuda.on_cpu import DeviceArray, OnCpuDevice
 from nstcore.engines.cuda.precision import Precision
@@ -148,7 +149,8 @@ class RecordedKernel(Kernel):
         self._function = function
 
     def _launch(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[Any], shared: int) -> None:
-        named = {p.name: a for p, a in zip(self.parameters, arguments, strict=True)}
+        given = (a.array if isinstance(a, TensorMap) else a for a in arguments)
+        named = {p.name: a for p, a in zip(self.parameters, given, strict=True)}
         launch = Launch(self._function, named, grid=grid, block=block, shared=shared, **self._facts)
         self._recorder._do(partial(self._recorder._note, launch))
 

@@ -1,4 +1,5 @@
-"""09_halo_tile beside the rungs that the engine launches: each convolution of a step, and the step. No measurement."""
+"""09_halo_tile, and 11_tma_wgmma, beside the rungs that the engine launches: each convolution of a step, and the step.
+No measurement."""
 
 from __future__ import annotations
 
@@ -11,12 +12,13 @@ from predict_steps import Row, Step, name_of, step_of
 
 from nstcore import Weights
 from nstcore.engines.cuda import conv, tiles
-from nstcore.engines.cuda.tiles import HALO_TILE
+from nstcore.engines.cuda.tiles import BOXES, HALO_TILE
 
-SHORT = HALO_TILE.partition("/")[2]
+SHORT, TMA = (name.partition("/")[2] for name in (HALO_TILE, BOXES))
 STEPS = """\
-The same steps if 09_halo_tile computed every convolution, or those that the rule would give it (`tiles.with_halo`). No
-GPU has run it, so the engine takes it only where tools/tune_tiles.py has measured that it is faster:"""
+The same steps if 09_halo_tile computed every convolution, or those that the rule would give it (`tiles.with_halo`); or
+11_tma_wgmma every one, on GPUs that have it. No GPU has run either, so the engine takes 09 only where
+tools/tune_tiles.py has measured that it is faster, and 11 where it is asked to:"""
 LAYERS = """\
 Each convolution of theirs whose sum is not split, as it is and by 09, which leaves the pooling of "+ pool" to a launch
 of its own; MB: what the second-level cache hands to the blocks; resident: blocks that a processor holds at the same
@@ -29,7 +31,7 @@ def beside(weights: Weights, steps: list[Step]) -> list[str]:
     found = [(step, *_others(weights, step)) for step in steps if step.precision in conv.TENSOR_CORES]
     if not found:
         return []
-    return [STEPS, _steps(found), LAYERS, _layers(found)]
+    return [STEPS, _steps(weights, found), LAYERS, _layers(found)]
 
 
 def _others(weights: Weights, step: Step) -> tuple[Step, Step]:
@@ -51,11 +53,15 @@ def _ruled(precision: str) -> Iterator[str]:
         del conv.RUNGS[name]
 
 
-def _steps(found: list[tuple[Step, Step, Step]]) -> str:
-    report = Report(("size", "precision", "as it is, ms", "09 alone, ms", "by the rule, ms", "times as fast"))
+def _steps(weights: Weights, found: list[tuple[Step, Step, Step]]) -> str:
+    header = ("size", "precision", "as it is, ms", "11 alone, ms", "09 alone, ms", "09 by the rule, ms")
+    report = Report((*header, "times as fast by the rule"))
     for step, alone, ruled in found:
-        numbers = (f"{1e3 * one.seconds:.2f}" for one in (step, alone, ruled))
-        row = f"{step.size}x{step.size}", step.precision, *numbers, f"{step.seconds / ruled.seconds:.2f}"
+        rung = conv.RUNGS[TMA]
+        fits = step.precision in rung.precisions and step.gpu.architecture == rung.only
+        tma = f"{1e3 * step_of(weights, step.size, step.precision, step.gpu, TMA).seconds:.2f}" if fits else "-"
+        mine, *numbers = (f"{1e3 * one.seconds:.2f}" for one in (step, alone, ruled))
+        row = f"{step.size}x{step.size}", step.precision, mine, tma, *numbers, f"{step.seconds / ruled.seconds:.2f}"
         report.rows.append(row)
     return report.markdown()
 

@@ -25,7 +25,7 @@ from nstcore.engines.cuda import source
 from nstcore.engines.cuda.compile import compile_rung
 from nstcore.engines.cuda.nvrtc import Resources
 from nstcore.engines.cuda.pixels import PREPARED
-from nstcore.engines.cuda.tiles import HALO_COLUMNS, HALO_TILE, POOLED, with_border
+from nstcore.engines.cuda.tiles import BOX_COLUMNS, BOXES, HALO_COLUMNS, HALO_TILE, POOLED, with_border
 from nstcore.errors import OptionError
 
 WARP, SCHEDULERS = 32, 4  # threads; parts of a processor, each with a quarter of its registers
@@ -53,7 +53,7 @@ class Gpu:
     bandwidth, cache_bandwidth : float
         Bytes per second that a copy reaches in memory, and reads of the second-level cache.
     peaks : dict of float
-        Operations per second by unit: "ffma", "tf32", "16bit".
+        Operations per second by unit: "ffma", "tf32", "16bit", "wgmma" (16 bits by the instruction of sm_90a).
     rates : dict of float
         The share of each peak that our kernels are assumed to reach.
     launch : float
@@ -67,8 +67,12 @@ class Gpu:
     processors: int = 132
     bandwidth: float = 4.3e12
     cache_bandwidth: float = 6.5e12
-    peaks: Mapping[str, float] = field(default_factory=lambda: {"ffma": 67e12, "tf32": 495e12, "16bit": 990e12})
-    rates: Mapping[str, float] = field(default_factory=lambda: {"ffma": 0.6, "tf32": 0.62, "16bit": 0.62})
+    peaks: Mapping[str, float] = field(
+        default_factory=lambda: {"ffma": 67e12, "tf32": 495e12, **dict.fromkeys(("16bit", "wgmma"), 990e12)}
+    )
+    rates: Mapping[str, float] = field(
+        default_factory=lambda: {"ffma": 0.6, "tf32": 0.62, "16bit": 0.62, "wgmma": 0.75}
+    )
     launch: float = 2e-6
     registers: int = 65536
     shared_bytes: int = 233472
@@ -249,11 +253,15 @@ def _conv(launch: Launch) -> Work:
         depth = 9 * _up(inputs, chunk) + _up(style, chunk)
         high = _up(int(given["H"]), m // HALO_COLUMNS) * _up(int(given["W"]), HALO_COLUMNS)
         rows = with_border(m) * (_up(inputs, chunk) + _up(style, chunk)) + n * depth
+    elif launch.rung == BOXES:  # with a border above and below, once for three taps
+        depth = 9 * _up(inputs, chunk) + _up(style, chunk)
+        high = _up(int(given["H"]), m // BOX_COLUMNS) * _up(int(given["W"]), BOX_COLUMNS)
+        rows = (m + 2 * BOX_COLUMNS) * (3 * _up(inputs, chunk) + _up(style, chunk)) + n * depth
     else:
         windows = _up(int(given["H"]), 2) * _up(int(given["W"]), 2)
         depth, high = _up(9 * inputs, chunk) + _up(style, chunk), _up(windows if launch.rung == POOLED else M, m)
         rows = (m + n) * depth
-    arrays = {name: a.nbytes for name, a in launch.arrays.items()}
+    arrays = {name: a.nbytes for name, a in launch.arrays.items() if name != "boxes_of_F"}  # which is F
     if "parts" in arrays:  # of the scratch that layers share, what this one uses
         arrays["parts"] = _parts(launch.grid[1], M, outputs)
     operands = (high // m) * (wide // n) * rows * item
@@ -361,6 +369,8 @@ def _on_tensor_cores(launch: Launch) -> bool:
 def _unit(launch: Launch) -> str:
     if not _on_tensor_cores(launch):
         return "ffma"
+    if "wgmma" in launch.rung:
+        return "wgmma"
     return "16bit" if _item(launch) == 2 else "tf32"
 
 

@@ -34,9 +34,11 @@ __device__ __forceinline__ uint64 describe_rows(uint32_t at) {
 }
 
 // What this thread wrote to shared memory, with cp.async too once that is there, the tensor cores may read
-// ("async proxy") after the next barrier.
+// ("async proxy") after the next barrier; and barriers that it made, bulk copies may count at.
 __device__ __forceinline__ void show_to_tensor_cores() {
-#ifndef CUDA_ON_CPU
+#ifdef CUDA_ON_CPU
+  cuda_on_cpu::show_barriers();
+#else
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }

@@ -98,6 +98,8 @@ def precisions(operation: str, short: str) -> Sequence[str]:
 
 def refusal(operation: str, short: str, size: Size) -> str | None:
     """Why a rung cannot take that size; None where it can."""
+    if operation == "conv" and conv.RUNGS[short].name == conv.tiles.BOXES and (size.C % 8 or size.K % 8):
+        return "channels that are multiples of 8"  # 07 would take its place
     if (operation, short) != ("general-conv", "02_register_tile"):
         return None
     filters = general_conv.Filters(None, None, size.K, size.C, size.kernel, size.kernel)

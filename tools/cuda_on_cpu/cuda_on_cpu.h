@@ -9,6 +9,7 @@
 //   number.h         half, bfloat16 and TF32
 //   tensor_core.h    mma.sync, ldmatrix
 //   warpgroup.h      wgmma, as late as the rules allow
+//   bulk_copy.h      bulk tensor copies and their barriers, as late as the rules allow
 //   launch.h         OS threads that share the blocks
 //   sanitizers.h     what AddressSanitizer and ThreadSanitizer are told
 //
@@ -22,6 +23,7 @@
 #include <string.h>
 
 #include "async_copy.h"
+#include "bulk_copy.h"
 #include "launch.h"
 #include "number.h"
 #include "tensor_core.h"
@@ -37,6 +39,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
 // ---- which thread ---------------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@
 // A kernel without barriers never switches: one fiber takes one thread after the other, a plain loop.
 #pragma once
 
+#include <stdarg.h>
 #include <stdlib.h>
 
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -86,9 +88,44 @@ struct WarpgroupProduct {
   int line;
 };
 
+// An array of three dimensions and a box in it, the fastest one first: what a GPU has encoded in 128 bytes
+// (nstcore/engines/cuda/boxes.py)
+struct TensorMap {
+  const void* address;
+  int64_t sizes[3], strides[2];  // elements; bytes, of all but the first
+  uint32_t box[3], item;         // elements; bytes of one
+
+  size_t bytes() const { return size_t(box[0]) * box[1] * box[2] * item; }
+};
+
+// A box under way (bulk_copy.h)
+struct BulkCopy {
+  char* to;
+  TensorMap map;
+  int first[3];
+  unsigned thread;  // that asked for it
+  Site site;
+
+  void carry_out(const SharedMemory& shared) const;
+};
+
+// A barrier in shared memory (bulk_copy.h)
+struct Mbarrier {
+  unsigned arrivals = 0, missing = 0;  // of a phase; still to come in this one
+  int64_t bytes = 0;                   // likewise
+  unsigned phase = 0;
+  unsigned maker = 0;   // the thread that made it
+  bool shown = false;   // to the copies, by a fence of that thread
+  std::vector<BulkCopy> copies;  // under way, in the order they were asked for
+  Fiber* waiting = nullptr;
+  char order;  // for ThreadSanitizer
+};
+
 // What is known of a CUDA thread, whether it runs, waits or has ended
 struct Thread {
   Barrier* waits;                 // where, or null
+  Mbarrier* awaits;               // the same of a barrier in shared memory,
+  Site site;                      // and at which call
   unsigned copy_groups;           // ended by copy_async_commit so far
   std::vector<AsyncCopy> copies;  // still under way, in the order they were asked for
   unsigned product_groups;        // ended by products_commit so far
@@ -105,11 +142,14 @@ class Processor {
   Barrier& warp_barrier(unsigned lanes, const Site& site);
   [[noreturn]] void fail(const Site& site, const char* format, ...) __attribute__((format(printf, 3, 4)));
   Thread& thread() { return threads[here().thread]; }  // the one that calls
+  void wait(Mbarrier& barrier, const Site& site);      // until its phase is over
+  void end_phase(Mbarrier& barrier);
 
   SharedMemory shared;
   uint3 block_index;  // blockIdx
   dim3 block_size, grid_size;
   Barriers* barriers = nullptr;
+  std::map<void*, Mbarrier> mbarriers;  // by where they lie
   char over;  // for ThreadSanitizer; blocks of one launch are not ordered, but what comes after the launch is
   char message[1000];
 
@@ -121,6 +161,11 @@ class Processor {
   Fiber* pick();
   Fiber* idle_fiber();
   void deadlock();
+  bool deliver();
+  bool endless_phase();
+  void finish_copies();
+  void report(const Site& site, unsigned thread, const char* format, ...) __attribute__((format(printf, 4, 5)));
+  void say(const Site& site, unsigned thread, const char* format, va_list arguments);
   uint3 index_of(unsigned thread) const;
   void describe(char* to, size_t size, unsigned thread) const;
 
@@ -160,9 +205,10 @@ inline void Processor::begin(const Launch& launch, uint64_t block) {
     barriers = new Barriers;
   }
   for (unsigned i = 0; i < count; ++i) {
-    threads[i].waits = nullptr, threads[i].copy_groups = threads[i].product_groups = 0;
+    threads[i].waits = nullptr, threads[i].awaits = nullptr, threads[i].copy_groups = threads[i].product_groups = 0;
     threads[i].copies.clear(), threads[i].products.clear();
   }
+  mbarriers.clear();
   ready_first = ready_count = 0;
   stacks_used = 0, idle = nullptr, failed = false;
   shared.renew(launch.shared_bytes);
@@ -177,9 +223,10 @@ inline bool Processor::run(const Launch& launch, void (*kernel)(void*), void* ar
     Fiber* next = pick();
     if (next)
       switch_context(context, next->context);
-    else
+    else if (!deliver())
       deadlock();
   }
+  finish_copies();
   for (unsigned i = 0; i < stacks_used; ++i) {
     if (failed)
       unpoison(stacks[i], STACK_BYTES);  // what was left in the middle of a function

@@ -15,7 +15,7 @@
 // picture, which is no box; a replicated border is nothing that TMA fills in; and its tensor maps are made by the
 // driver, one for each address. cp.async takes more instructions, 12 a thread and chunk, which the warps have time for
 // while the tensor cores work. What is gained besides: all of this file but the instruction itself, and that by its
-// description in the PTX ISA, runs on the CPU.
+// description in the PTX ISA, runs on the CPU. What TMA takes, and what it gains, is 11.
 #ifndef PRECISION
 #define PRECISION FLOAT16
 #endif

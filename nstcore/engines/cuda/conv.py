@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError
-from . import pool, tiles
+from . import boxes, pool, tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
@@ -132,10 +132,11 @@ RUNGS = {
     "06_tensor_core_16bit": ConvRung(
         "conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows, pools=True
     ),
-    "07_wgmma_16bit": ConvRung("conv3x3/07_wgmma_16bit", tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
+    "07_wgmma_16bit": ConvRung(tiles.WGMMA, tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
     "08_split_sum": ConvRung(SPLIT_SUM, tiles.split_sum, TENSOR_CORES, pack=_rows),
     "09_halo_tile": ConvRung(HALO_TILE, tiles.halo_tile, TENSOR_CORES, pack=_rows),
     "10_pooled": ConvRung(POOLED, tiles.pooled, TENSOR_CORES, pack=_rows, pools=True),
+    "11_tma_wgmma": ConvRung(tiles.BOXES, tiles.boxes, SIXTEEN_BITS, pack=_rows, only=90),
 }
 PRODUCTION = {
     "float32": "03_register_tile",
@@ -163,6 +164,9 @@ def _launches(rung: ConvRung, precision: Precision) -> Iterator[Launch]:
     wide = Pass(512, 512, 64, 64, precision)
     if rung.launch is tiles.wgmma:
         yield from (tiles.wgmma_with(wide, tile) for tile in tiles.WARPGROUP_TILES)
+    elif rung.name == tiles.BOXES:
+        yield from (tiles.boxes_with(wide, tile) for tile in tiles.BOX_TILES)
+        return
     elif rung.name == HALO_TILE:
         yield from (Choice(tile, halo=True).launch(wide) for tile in tiles.HALO_TILES)
     elif rung.pack is _rows:  # a table of measured tiles may choose any
@@ -244,7 +248,7 @@ class Convolution:
         self._scratch = scratch if floats else None
         self.pooling = pooling
         self._kind = [pool.number(pooling or "max")] if pooling or self.rung.name == POOLED else []
-        launch = tiles.pooled(forward) if pooling else self.rung.launch(forward)
+        launch = tiles.pooled(forward) if pooling else self.rung.launch(replace(forward, replicate=replicate))
         self._forward = self._prepare("conv3x3_forward", self.rung, launch)
         back = self.rung.backward(precision)
         self._backward = self._prepare("conv3x3_backward", back, back.launch(backward))
@@ -259,6 +263,9 @@ class Convolution:
             return both.forward if function == "conv3x3_forward" else both.backward
         name = launch.rung or rung.name
         kernel = self.device.kernel(name, function, self.precision, **launch.defines)
+        if name == tiles.BOXES:
+            one = boxes.BoxConvolution(kernel, launch)
+            return one.forward if function == "conv3x3_forward" else one.backward
         return partial(kernel, launch.grid, launch.block, shared=launch.shared)
 
     def forward(

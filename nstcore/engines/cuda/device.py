@@ -18,6 +18,7 @@ import numpy as np
 
 from ..memory import free_memory
 from . import source
+from .boxes import TensorMap
 from .precision import FLOAT32, Precision
 from .variants import options
 
@@ -84,7 +85,7 @@ class Kernel(ABC):
         grid, block : int or up to three of them
         *arguments
             One for each parameter of the kernel: C-contiguous arrays of this device, of the parameter's dtype, or None
-            for a null pointer; Python or NumPy numbers.
+            for a null pointer; Python or NumPy numbers; a TensorMap, or None for one that is not looked at.
         shared : int
 
         Raises
@@ -94,10 +95,7 @@ class Kernel(ABC):
         """
         if len(arguments) != len(self.parameters):
             raise TypeError(f"{self.name}: expected {len(self.parameters)} arguments, got {len(arguments)}")
-        checked = [
-            self._array(p, dtype, a) if p.array else _scalar(self.name, p, dtype, a)
-            for p, dtype, a in zip(self.parameters, self._dtypes, arguments, strict=True)
-        ]
+        checked = [self._checked(*each) for each in zip(self.parameters, self._dtypes, arguments, strict=True)]
         wide, threads = _three(grid), _three(block)
         if any(not 0 < n <= most for n, most in zip(wide, LARGEST_GRID, strict=True)):
             raise ValueError(f"{self.name}: expected a grid within {LARGEST_GRID}, got {wide}")
@@ -117,9 +115,23 @@ class Kernel(ABC):
             )
         return a
 
+    def _checked(self, parameter: source.Parameter, dtype: np.dtype, a: Any) -> Any:
+        if parameter.type == source.BOXES:
+            return self._boxes(parameter, dtype, a)
+        return self._array(parameter, dtype, a) if parameter.array else _scalar(self.name, parameter, dtype, a)
+
+    def _boxes(self, parameter: source.Parameter, dtype: np.dtype, boxes: TensorMap | None) -> TensorMap:
+        found = TensorMap(None) if boxes is None else boxes
+        if not isinstance(found, TensorMap):
+            raise TypeError(f"{self.name}: {parameter.name}: expected a TensorMap, got {type(found)}")
+        array = self._array(parameter, dtype, found.array)
+        if array is not None and (problem := found.problem(self.device.address(array))):
+            raise ValueError(f"{self.name}: {parameter.name}: expected {problem}")
+        return found
+
     @abstractmethod
     def _launch(self, grid: tuple[int, ...], block: tuple[int, ...], arguments: list[Any], shared: int) -> None:
-        """Launch with checked arguments: arrays, None, or NumPy scalars of the parameter's own type."""
+        """Launch with checked arguments: arrays, None, tensor maps, or NumPy scalars of the parameter's own type."""
 
 
 class Device(ABC):
@@ -199,6 +211,10 @@ class Device(ABC):
         """out = source, both C-contiguous, of one dtype and size."""
 
     @abstractmethod
+    def copy_rows(self, source: Array, out: Array) -> None:
+        """out = source, both (C, H, W) of one dtype, whose planes are contiguous: rows of all planes of an array."""
+
+    @abstractmethod
     def fill_bytes(self, a: Array, byte: int) -> None:
         """Set every byte of a C-contiguous array: 0 for zeros, 255 for NaN in any float type."""
 
@@ -242,8 +258,22 @@ class Device(ABC):
         """Wait for everything that was launched; what failed there is raised here."""
 
 
+def plane_bytes(a: Array) -> tuple[int, int]:
+    """From one plane of an array (C, H, W) to the next, and of one, whose rows lie together.
+
+    Raises
+    ------
+    TypeError
+        If they do not.
+    """
+    row = a.itemsize * a.shape[-1]
+    if len(a.shape) != 3 or a.strides[1:] != (row, a.itemsize) or a.strides[0] < row * a.shape[1]:
+        raise TypeError(f"expected (C, H, W) of contiguous planes, got strides {a.strides} for shape {a.shape}")
+    return a.strides[0], row * a.shape[1]
+
+
 def _dtype(parameter: source.Parameter, precision: Precision) -> Any:
-    if parameter.type == "element":
+    if parameter.type in ("element", source.BOXES):
         return precision.dtype
     return (source.POINTERS if parameter.array else source.SCALARS)[parameter.type]
 

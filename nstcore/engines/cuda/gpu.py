@@ -21,8 +21,9 @@ import numpy as np
 
 from ...errors import DeviceError
 from . import nvrtc, source
+from .boxes import gpu_argument
 from .compile import Compiled, compile_rung
-from .device import Array, Device, Graph, Kernel, Reading
+from .device import Array, Device, Graph, Kernel, Reading, plane_bytes
 from .precision import Precision
 
 OLDEST = 75  # Turing: what the kernels are compiled for and checked on from
@@ -208,6 +209,15 @@ class GpuDevice(Device):
             there, here, size, kind = out.data.ptr, source.data.ptr, source.nbytes, runtime.memcpyDeviceToDevice
             self._do(lambda stream: runtime.memcpyAsync(there, here, size, kind, stream.ptr))
 
+    def copy_rows(self, source: Array, out: Array) -> None:
+        (apart, size), (apart_out, _) = plane_bytes(source), plane_bytes(out)
+        if not (self.owns(source) and self.owns(out)) or (source.dtype, source.shape) != (out.dtype, out.shape):
+            raise TypeError(f"copy_rows: expected one dtype and shape, got {source.shape} and {out.shape}")
+        if source.size:
+            runtime, planes = self.cupy.cuda.runtime, len(source)
+            sizes = out.data.ptr, apart_out, source.data.ptr, apart, size, planes, runtime.memcpyDeviceToDevice
+            self._do(lambda stream: runtime.memcpy2DAsync(*sizes, stream.ptr))
+
     def fill_bytes(self, a: Array, byte: int) -> None:
         self._check(a)
         if a.size:
@@ -381,18 +391,11 @@ class GpuKernel(Kernel):
                 if shared > self._allowed:
                     self._function.max_dynamic_shared_size_bytes = shared
                     self._allowed = shared
-            values, function = tuple(map(_argument, arguments)), self._function
+            values, function = tuple(map(gpu_argument, arguments)), self._function
             device._do(lambda stream: function(grid, block, values, shared_mem=shared, stream=stream))
         except RuntimeError as error:
             raise RuntimeError(f"{self.name}: the launch of {grid} x {block} failed: {_line(error)}") from error
         device.launched = self.name
-
-
-def _argument(a: Any) -> np.generic:
-    """Exactly the bytes that the kernel reads: a scalar of its own type, or an address."""
-    if isinstance(a, np.generic):
-        return a
-    return np.uintp(0 if a is None else a.data.ptr)
 
 
 def _megabytes(size: int) -> str:

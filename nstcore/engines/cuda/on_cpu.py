@@ -21,7 +21,8 @@ import numpy as np
 from ...errors import DeviceError
 from ..cpu.team import available_cores
 from . import on_cpu_build, source
-from .device import Array, Device, Graph, Kernel
+from .boxes import TensorMap
+from .device import Array, Device, Graph, Kernel, plane_bytes
 from .precision import Precision
 
 ORDERS = ("ascending", "descending", "random")
@@ -126,6 +127,13 @@ class OnCpuDevice(Device):
         here, there = self._flat(source), self._flat(out)
         self._do(lambda: np.copyto(there, here))
 
+    def copy_rows(self, source: Array, out: Array) -> None:
+        plane_bytes(source), plane_bytes(out)
+        if (source.dtype, source.shape) != (out.dtype, out.shape):
+            raise TypeError(f"copy_rows: expected one dtype and shape, got {source!r} and {out!r}")
+        here, there = source._host, out._host
+        self._do(lambda: np.copyto(there, here))
+
     def fill_bytes(self, a: Array, byte: int) -> None:
         there = self._flat(a).view(np.uint8)
         self._do(lambda: there.fill(byte))
@@ -217,9 +225,11 @@ class _Launch(ctypes.Structure):
 
 
 def _value(argument: Any) -> np.ndarray:
-    """What the kernel is given, in memory: a scalar of its own type, or an address."""
+    """What the kernel is given, in memory: a scalar of its own type, an address, or a tensor map."""
     if argument is None:
         return np.zeros(1, np.uintp)
+    if isinstance(argument, TensorMap):
+        return argument.plain(0 if argument.array is None else argument.array._host.ctypes.data)
     if isinstance(argument, DeviceArray):
         return np.array([argument._host.ctypes.data], np.uintp)
     return np.array([argument])

@@ -19,13 +19,14 @@ _KERNEL = re.compile(r'extern "C" __global__ void(?:\s+__launch_bounds__\([^)]*\
 _HEAD = re.compile(r"^// ([\w ]+?):\s+(.*)$")
 SCALARS = {"int": "i4", "unsigned": "u4", "int64_t": "i8", "float": "f4", "double": "f8"}
 POINTERS = {**SCALARS, "uint8_t": "u1", "uint16_t": "u2"}
+BOXES = "tensor_map"  # a structure, see boxes.py
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a kernel.
 
-    `type` is the C type without const and pointer: "element", "float", "int" ...; `array` tells whether it is a
+    `type` is the C type without const and pointer: "element", "float", "int", BOXES ...; `array` tells whether it is a
     pointer, `written` whether the kernel may write through it.
     """
 
@@ -136,10 +137,10 @@ def _parameter(declaration: str) -> Parameter:
     """`const element* __restrict__ x`, `int C`."""
     words = declaration.replace("*", " * ").replace("__restrict__", " ").split()
     constant = "const" in words
-    words = [w for w in words if w != "const"]
+    words = [w for w in words if w not in ("const", "__grid_constant__")]
     array = "*" in words
     kind, name = words[0], words[-1]
-    if kind not in (POINTERS | {"element": ""} if array else SCALARS) or len(words) != 2 + array:
+    if kind not in ((*POINTERS, "element") if array else (*SCALARS, BOXES)) or len(words) != 2 + array:
         raise ValueError(
             f"kernel parameter {declaration.strip()!r}: expected a type that launches can be checked against"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,11 @@ from ...errors import DeviceError
 from . import source
 from .precision import Precision
 
+WGMMA = "conv3x3/07_wgmma_16bit"
 SPLIT_SUM = "conv3x3/08_split_sum"
 HALO_TILE = "conv3x3/09_halo_tile"
 POOLED = "conv3x3/10_pooled"
+BOXES = "conv3x3/11_tma_wgmma"
 Tile = tuple[int, int]
 
 # Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long a chunk of one
@@ -47,10 +49,17 @@ WARPGROUP_TILES: dict[Tile, int] = {(128, 256): 16, (128, 128): 10, (128, 64): 7
 WARPGROUP_STAGES: dict[Tile, int] = {(128, 256): 4, (128, 128): 3, (128, 64): 4}
 WARPGROUP_THREADS, WARPGROUP_ROW_BYTES = 256, 128
 
+# The same of kernels/cuda/conv3x3/11_tma_wgmma.cu, by what its copies take from the second-level cache where that is
+# more; and how many boxes of positions and of filters are on their way or multiplied
+BOX_TILES: dict[Tile, int] = {(256, 128): 16, (128, 128): 12, (256, 64): 11, (128, 64): 8}
+BOX_STAGES: dict[Tile, tuple[int, int]] = {(256, 128): (3, 7), (128, 128): (2, 4), (256, 64): (2, 4), (128, 64): (3, 6)}
+BOX_THREADS, BARRIER_BYTES = 288, 8
+BOX_COLUMNS, BOX_CHANNELS = 8, 64  # of a box of positions
+
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of one layer: from (H, W, inputs) to (H, W, outputs)."""
+    """One pass of one layer: from (H, W, inputs) to (H, W, outputs); whether what it reads has a replicated border."""
 
     inputs: int
     outputs: int
@@ -58,6 +67,7 @@ class Pass:
     W: int
     precision: Precision
     architecture: int = 90
+    replicate: bool = False
 
     @property
     def positions(self) -> int:
@@ -273,15 +283,9 @@ def pools(p: Pass) -> bool:
 
 
 def wgmma(p: Pass) -> Launch:
-    """A block: the tile with which the busiest multiprocessor is done first."""
-
-    def grid(tile: Tile) -> int:
-        return blocks(p.positions, tile[0]) * blocks(p.outputs, tile[1])
-
-    def time(tile: Tile) -> int:
-        return blocks(grid(tile), PROCESSORS) * WARPGROUP_TILES[tile]
-
-    return wgmma_with(p, min(WARPGROUP_TILES, key=time) if p.aligned else (128, 64))
+    """Of 07, a block: the tile with which the busiest multiprocessor is done first."""
+    tile = _first_done(p, WARPGROUP_TILES, lambda p, m: blocks(p.positions, m)) if p.aligned else (128, 64)
+    return wgmma_with(p, tile)
 
 
 def wgmma_with(p: Pass, tile: Tile) -> Launch:
@@ -290,3 +294,33 @@ def wgmma_with(p: Pass, tile: Tile) -> Launch:
     defines = {"TILE_M": m, "TILE_N": n, "STAGES": stages, "ALIGNED": p.aligned}
     grid = (blocks(p.positions, m) * blocks(p.outputs, n),)
     return Launch(grid, WARPGROUP_THREADS, defines, stages * (m + n) * WARPGROUP_ROW_BYTES)
+
+
+def boxes(p: Pass) -> Launch:
+    """Of 11, a block: likewise. Of 07, where TMA cannot copy: channels that begin anywhere, or a repeated border."""
+    if not p.aligned or p.replicate:
+        return replace(wgmma(p), rung=WGMMA)
+    return boxes_with(p, _first_done(p, BOX_TILES, _rectangles))
+
+
+def boxes_with(p: Pass, tile: Tile) -> Launch:
+    """Of 11, with that tile."""
+    (m, n), (positions, filters) = tile, BOX_STAGES[tile]
+    stages = (positions * (m + 2 * BOX_COLUMNS) + filters * n) * WARPGROUP_ROW_BYTES
+    barriers = 2 * (positions + filters) * BARRIER_BYTES
+    defines = {"TILE_M": m, "TILE_N": n, "POSITION_STAGES": positions, "FILTER_STAGES": filters}
+    return Launch((_rectangles(p, m) * blocks(p.outputs, n),), BOX_THREADS, defines, stages + barriers)
+
+
+def _rectangles(p: Pass, positions: int) -> int:
+    """How many of 11's tiles a picture has."""
+    return blocks(p.H, positions // BOX_COLUMNS) * blocks(p.W, BOX_COLUMNS)
+
+
+def _first_done(p: Pass, tiles: Mapping[Tile, int], places: Callable[[Pass, int], int]) -> Tile:
+    """The tile with which the busiest multiprocessor is done first; `places` holds so many positions each."""
+
+    def time(tile: Tile) -> int:
+        return blocks(places(p, tile[0]) * blocks(p.outputs, tile[1]), PROCESSORS) * tiles[tile]
+
+    return min(tiles, key=time)
