@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
-from cuda_devices import machine, stand_in  # noqa: F401  (fixtures, for every test)
+from cuda_devices import machine, stand_in, unoptimised  # noqa: F401  (fixtures, for every test)
 
 from nstcore import vgg
 from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)
@@ -32,6 +32,14 @@ SHARED = ROOT.parent / "shared" / "data"
 
 
 each_kernels = pytest.mark.parametrize("kernels", [library.NUMPY, *library.INSTRUCTIONS])
+
+
+@pytest.hookimpl(trylast=True)  # after `-m` has taken out what it takes out
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, and those first in each: what is left to share out at the end is short."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    place = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
+    items.sort(key=lambda item: (item.path not in slow, place[item.path], not item.get_closest_marker("slow")))
 
 
 @pytest.fixture(autouse=True)

@@ -52,10 +52,16 @@ def stand_in() -> Machine:
     return _stand_in()
 
 
-def _stand_in() -> Machine:
+@pytest.fixture
+def unoptimised() -> Machine:
+    """The same for kernels that run once or twice: what takes the time is the compiler, which now needs half of it."""
+    return _stand_in("debug")
+
+
+def _stand_in(build: str = "fast") -> Machine:
     if problem := on_cpu.problem():
         pytest.skip(problem)
-    return Machine([on_cpu.OnCpuDevice(order=order) for order in ORDERS])
+    return Machine([on_cpu.OnCpuDevice(order, build) for order in ORDERS])
 
 
 def elements(device: Device, a: np.ndarray, precision: Precision = FLOAT32):

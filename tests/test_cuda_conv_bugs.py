@@ -111,20 +111,20 @@ def is_caught(machine, monkeypatch, folder, rung, right, wrong) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rung", "right", "wrong"), BARRIERS)
-def test_a_missing_barrier_is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong):
-    is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong)
+def test_a_missing_barrier_is_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong):
+    is_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rung", "right", "wrong"), INDICES)
-def test_an_index_one_too_far_is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong):
-    is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong)
+def test_an_index_one_too_far_is_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong):
+    is_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rung", "right", "wrong"), MORE_BARRIERS + MORE_INDICES)
-def test_more_bugs_are_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong):
-    is_caught(stand_in, monkeypatch, tmp_path, rung, right, wrong)
+def test_more_bugs_are_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong):
+    is_caught(unoptimised, monkeypatch, tmp_path, rung, right, wrong)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cuda_conv import Layer, Size, check_backward, check_forward, run_backward, run_forward
-from cuda_devices import Machine, unwritten
+from cuda_devices import unwritten
 from cuda_sanitized import run_sanitized
 
 from nstcore.engines.cuda import conv, source, tiles
@@ -296,14 +296,12 @@ def planted(folder, there: str, gone: str) -> source.Rung:
 
 @SLOW
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(stand_in, tmp_path, monkeypatch, bug):
-    """Compiled without optimisation, which takes a third of the time."""
+def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(unoptimised, tmp_path, monkeypatch, bug):
     layer, rung, read = Layer(PLANTED, TF32), planted(tmp_path, *BUGS[bug]), source.read
     monkeypatch.setattr(source, "read", lambda name: rung if name == RUNG else read(name))
-    debug = Machine([OnCpuDevice(d.order, "debug") for d in stand_in.devices])
 
     def sound():
-        got = debug.check(lambda d: run_backward(layer, d, SHORT, False, "SP", True))
+        got = unoptimised.check(lambda d: run_backward(layer, d, SHORT, False, "SP", True))
         check_backward(layer, got, SHORT, False, "SP", True)
 
     if bug == "none":

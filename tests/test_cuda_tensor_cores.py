@@ -293,12 +293,12 @@ def read_planted(path: str, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(stand_in, tmp_path, monkeypatch, bug):
+def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(unoptimised, tmp_path, monkeypatch, bug):
     layer, rung = Layer(PLANTED, TF32), PRODUCTION["tf32"]
     read_planted(plant(tmp_path, *BUGS[bug]), monkeypatch)
 
     def sound():
-        got = stand_in.check(lambda d: run_backward(layer, d, rung, False, "SP", True))
+        got = unoptimised.check(lambda d: run_backward(layer, d, rung, False, "SP", True))
         check_backward(layer, got, rung, False, "SP", True)
 
     if bug == "none":
