@@ -18,6 +18,7 @@ from nstcore.commands.sources import from_table, read
 from nstcore.errors import OptionError
 from nstcore.objective import EDGES
 from nstcore.objective.statistics import STYLE_LOSSES
+from nstcore.transfer.tiles import MEMORIES
 
 PARAMETERS = {
     name: parameter
@@ -56,6 +57,7 @@ def test_the_words_of_an_option_are_those_of_the_program():
         "pyramid": transfer.PYRAMIDS,
         "device": engines.DEVICES,
         "precision": engines.PRECISIONS,
+        "memory": MEMORIES,
     }
 
 

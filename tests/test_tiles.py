@@ -10,7 +10,7 @@ from conftest import random_weights
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nstcore import disk, vgg
+from nstcore import disk, engines, vgg
 from nstcore.engines import Asked
 from nstcore.engines.cpu import CpuEngine
 from nstcore.engines.reference import ReferenceEngine
@@ -221,6 +221,16 @@ def test_both_optimizers_work_on_disk(narrow, minimize, monkeypatch):
 # -- the interface -----------------------------------------------------------------------------------------------------
 
 
+def test_a_device_has_fewer_cuts(narrow):
+    found = {}
+    for device in ("cpu", "cuda-on-cpu"):
+        engine = TiledEngine(engines.create(device), Tiling(48))
+        found[device] = engine.network(narrow(), ["relu3_1", "relu5_1"], "max")
+    assert [network.part.last for network in found["cpu"].networks] == [2, 3, 4, None]
+    assert [network.part.last for network in found["cuda-on-cpu"].networks] == [2, 3, None]
+    assert TiledEngine(engines.create("cuda-on-cpu"), Tiling(48, (1,))).tiling.cuts == (1,)
+
+
 def test_what_was_not_asked_is_not_there(narrow):
     engine = TiledEngine(ReferenceEngine("float64"), Tiling(32))
     network = engine.network(narrow(), ["relu3_1"], "max")
@@ -253,7 +263,7 @@ def test_work_counts_the_multiplications_of_all_windows(narrow):
     for part, side in zip(network.networks, network.sides, strict=True):
         forward, backward = (sum(map(area, tiles)) for tiles in network._tiles(part, 75, 90, side))
         for s in _convs(part):
-            again = s.name in ("conv2_1", "conv5_1")  # the taps, each the first of its part
+            again = s.name <= "conv2_1" or s.name == "conv5_1"  # up to the taps
             times = forward + backward * (1 + again)
             seen.append(times * s.in_channels * s.out_channels / (s.stride / part.part.stride) ** 2)
     whole = 2 * 75 * 90 * sum(s.in_channels * s.out_channels / s.stride**2 for s in _convs(network))

@@ -51,12 +51,13 @@ FEW = 10  # workers, where one number must do
 
 def parts_table() -> str:
     """What each part of each network costs by itself."""
-    header = ("network", "part", "features, bytes", "ends with, bytes", "halo of the features, pixels")
-    tiles = [f"in tiles of {side}" for side in SIDES]
-    report = Report((*header, "halo of the gradient, pixels", "multiplications, thousands, in one piece", *tiles))
+    header = ("network", "part", "features, bytes", "ends with, bytes", "gates, bytes", "halo of the features, pixels")
+    again, tiles = "forward again, of it", [f"in tiles of {side}" for side in SIDES]
+    report = Report((*header, "of the gradient", "multiplications, thousands, in one piece", again, *tiles))
     for architecture, name in NETWORKS.items():
         for part in (*parts_of(architecture), *parts_of(architecture, CUTS)):
-            numbers = [part.features, part.output, *part.halos, 2 * part.products / 1e3]
+            numbers = [part.features, part.output, part.gates, *part.halos, 2 * part.products / 1e3]
+            numbers += [part.products_again / 1e3]
             numbers += [tile_costs.step([part], PICTURE, [side]).products / 1e3 / PICTURE**2 for side in SIDES]
             report.rows.append((name, part.name, *(f"{n:.0f}" for n in numbers)))
     return report.markdown()

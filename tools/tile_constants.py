@@ -29,7 +29,7 @@ from nstcore.pretrained import Preprocessing
 
 FILE = Path(__file__).with_suffix(".json").with_name("predict_tiles.json")
 ARCHITECTURES = ("vgg19", "vgg16")
-TILES = ((512, 0), (1024, 0), (2048, 0), (512, 1), (1024, 1), (2048, 1))  # side, parts in one piece
+TILES = ((512, 0), (1024, 0), (2048, 0), (512, 1), (1024, 1), (1024, 2))  # side, parts in one piece
 PLANNED = 8192  # pixels: the side of the picture for which tiles are planned
 SIDE, ROUNDS = 512, 7  # of the timed picture; the fastest counts, which is the least disturbed
 CHECKED, CHECKED_TILE = 1024, 256

@@ -227,7 +227,7 @@ class Tile(Kind):
         side, comma, whole = str(value).partition(",")
         try:
             found = Integer(128).read(side if isinstance(value, str) else value)
-            return f"{found},{Integer(1, 4).read(whole)}" if comma else found
+            return f"{found},{Integer(1, 3).read(whole)}" if comma else found
         except Unfit:
             raise Unfit("auto, off, or the side of a tile in pixels, 128 or more") from None
 

@@ -33,6 +33,7 @@ def print_plan(job: Job, studio: Studio) -> int:
         weights=_weights(job, studio),
         engine=studio.engine(settings),
         tile=settings["tile"],
+        memory=settings["memory"],
         **settings.keywords(),
     )
     print("\n".join(_lines(found)), flush=True)
@@ -105,13 +106,16 @@ def _lines(found: Estimate) -> list[str]:
 
 
 def _tiles(found: Estimate) -> list[str]:
-    """What tiles cost, and what lies on disk."""
+    """What tiles or bands cost, and what lies on disk."""
     from ..disk import scratch_folder
+    from ..engines.tiled import LowEngine
 
+    lost = f"{found.work:.2f} times the convolutions of the whole, for halos and features that are computed again"
+    if isinstance(found.engine, LowEngine):
+        return [f"the first block in bands: {lost}"]
     tiling = getattr(found.engine, "tiling", None)
     if tiling is None:
         return []
-    lost = f"{found.work:.2f} times the convolutions of the whole, for halos and features that are computed again"
     return [
         f"tiles of {tiling.side} pixels: {lost}",
         f"on disk, in {scratch_folder()}: {_megabytes(found.plan.disk)} MB",

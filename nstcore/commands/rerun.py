@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--anyway", action="store_true", help="take pictures and weights that are not those of then")
     add_volume(parser)
     safety = tuple(option.name for option in GROUPS["safety"])
-    add_options(parser, ("weights", "offline", "device", "precision", "threads", "tile", "cluster", *safety))
+    add_options(parser, ("weights", "offline", "device", "precision", "threads", "tile", "memory", "cluster", *safety))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from .kinds import INITS, files, show
+from .kinds import AUTO, INITS, files, show
 from .options import OPTIONS
 
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -144,6 +144,11 @@ class Settings:
                 self._meaningless(rule.option, self._level.get(rule.other, 0), rule.why)
         if self.given("guide_edges") and not (self["region"] or self["protect"]):
             self._meaningless("guide_edges", 0, "is about masks; add --region or --protect")
+        if self["memory"] == "low":
+            if self["cluster"] is not None:
+                self._meaningless("memory", self._level["cluster"], "low is for one machine; take --memory normal")
+            elif self["tile"] not in (AUTO, "off"):
+                self._meaningless("memory", self._level["tile"], "low means no tiles; take --tile auto or off")
         if self.given("style_size") and self.given("style_scale"):
             sizes = self["style_size"] if isinstance(self["style_size"], list) else [self["style_size"]]
             if None not in sizes:

@@ -287,6 +287,7 @@ class Studio:
                     weights=weights,
                     engine=engine,
                     tile=settings["tile"],
+                    memory=settings["memory"],
                     statistics=self._statistics,
                     on_start=start,
                     on_step=step,

@@ -21,7 +21,7 @@ from .plan import Plan
 from .pyramid import blocks, chosen
 from .record import is_word
 from .rung import Optimizer
-from .tiles import Tile, planned
+from .tiles import Tile, planned, with_memory
 
 OPTIMIZERS = ("adam", "lbfgs")
 
@@ -61,6 +61,7 @@ def prepare(
     threads: int | None,
     engine: Engine | None,
     tile: Tile,
+    memory: str,
     options: dict[str, Any],
 ) -> Prepared:
     """Read what is to be read, and plan the memory; whether the plan fits is for the caller to check.
@@ -92,7 +93,7 @@ def prepare(
     _load_masks(options)
     pictures = Pictures(content, styles, colors, style_scale, style_size)
     loaded = weights if isinstance(weights, Weights) else load_weights(weights)
-    engine = engine or engines.create(device, dtype, threads)
+    engine = with_memory(memory, tile, engine or engines.create(device, dtype, threads))
     options.setdefault("statistics", {})
     stride = _stride(loaded, options)
 

@@ -20,7 +20,7 @@ from ..pretrained import FastWeights, Weights
 from ..version import __version__
 
 # They change how the picture is computed, not which: a run may go on elsewhere
-_MACHINE = ("device", "precision", "threads", "tile")
+_MACHINE = ("device", "precision", "threads", "tile", "memory")
 
 
 def named(picture: Picture) -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""Whether a picture is painted in tiles, and how large they are."""
+"""Whether a picture is painted in tiles or with little memory, and how large the tiles are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from ..engines import Engine
-from ..engines.tiled import TiledEngine, Tiling
+from ..engines.tiled import LowEngine, TiledEngine, Tiling
 from ..engines.tiled.tiling import CUTS
 from ..errors import OptionError
 from .needs import SMALLEST_TILE, TILE_STEP, Needs
@@ -13,7 +13,7 @@ from .plan import Plan
 
 Tile = str | int | None
 
-
+NORMAL, LOW = MEMORIES = ("normal", "low")
 WHOLES = [str(n + 1) for n in range(len(CUTS))]  # parts that may be in one piece; the first never is
 
 
@@ -42,6 +42,30 @@ def word_of(engine: Engine) -> int | str:
     return f"{tiling.side},{tiling.whole}" if tiling.whole else tiling.side
 
 
+def memory_of(engine: Engine) -> str:
+    """The use of memory with which an engine paints, as an option."""
+    return LOW if isinstance(engine, LowEngine) else NORMAL
+
+
+def with_memory(memory: str, tile: Tile, engine: Engine) -> Engine:
+    """The engine, or what paints with less memory on it.
+
+    Raises
+    ------
+    OptionError
+        For a use of memory that is none, or for one that tiles or a cluster leave no room for.
+    """
+    if memory not in MEMORIES:
+        raise OptionError(f"memory: expected one of {', '.join(MEMORIES)}, got {memory!r}")
+    if memory == NORMAL:
+        return engine
+    if tiling_of(tile) is not None:
+        raise OptionError("memory: expected normal beside the side of a tile, got low; take tile auto or off")
+    if engine.elsewhere:
+        raise OptionError("memory: expected normal on a cluster, got low; its workers compute in tiles")
+    return LowEngine(engine)
+
+
 def planned(
     tile: Tile, fit: bool, wanted: tuple[int, int], engine: Engine, needs_of: Callable[[Engine], Needs]
 ) -> tuple[Engine, Needs, Plan]:
@@ -60,15 +84,16 @@ def planned(
     tiling = tiling_of(tile)
     if engine.elsewhere:
         return _on_a_cluster(None if tiling is None else tiling.side, fit, wanted, engine, needs_of)
+    base = engine.base if isinstance(engine, LowEngine) else engine
     if tiling is not None:
-        engine = TiledEngine(engine, tiling)
+        engine = TiledEngine(base, tiling)
     needs = needs_of(engine)
     plan = needs.plan(wanted)
     if fit and not plan.fits:  # a shorter memory of L-BFGS costs less than tiles, and these less than a smaller picture
         plan = needs.shortened(wanted) or plan
     if tile == "auto" and not plan.fits:
         del needs  # and the filters that it has packed
-        tiled = TiledEngine(engine, Tiling(SMALLEST_TILE))
+        tiled = TiledEngine(base, Tiling(SMALLEST_TILE))
         needs = needs_of(tiled)
         if (found := needs.in_tiles(wanted)) is not None:
             return tiled, needs, found

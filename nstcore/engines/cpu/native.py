@@ -48,6 +48,7 @@ class NativeNetwork(GatedNetwork):
     ) -> None:
         super().__init__(weights, taps, pooling, part)
         self.library, self.crew, self._spare = library, crew, spare
+        self.lends = part.first > 1
         self.filters = pack_filters(library, crew, weights, self.steps)
         self._empty()
 
@@ -157,6 +158,10 @@ class NativeNetwork(GatedNetwork):
 
     def _below(self, step: Step) -> Step:
         return self.steps[self.steps.index(step) - 1]
+
+    def entrance(self, height: int, width: int) -> np.ndarray:
+        self._resize(height, width)
+        return self.buffers["gradient"]
 
     # -- forward --------------------------------------------------------------------------------------------------
 

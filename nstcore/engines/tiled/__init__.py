@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ from ..cpu import CpuEngine
 from ..operations import Operations
 from . import work
 from .geometry import framed, tiles, within
+from .low import LowEngine
 from .network import TiledNetwork
-from .tiling import GRID, Tiling
+from .tiling import CUTS, FEW, GRID, Tiling
 from .vectors import StripVectors
 from .windows import cut, paste
 
 LEAST = 1 << 22  # what the system caches of larger files is in memory as long as there is room
 STRIP = 1 << 22  # bytes of one strip, of which there are several copies
 
-__all__ = ["TiledEngine", "TiledNetwork", "Tiling"]
+__all__ = ["LowEngine", "TiledEngine", "TiledNetwork", "Tiling"]
 
 
 class TiledEngine(Engine):
@@ -50,12 +52,15 @@ class TiledEngine(Engine):
         self, base: Engine, tiling: Tiling, least: int | None = None, folder: str | Path | None = None
     ) -> None:
         return_freed()
-        self.base, self.tiling, self.folder = base, tiling, folder
+        self.base, self.folder = base, folder
         self.least = LEAST if least is None else least
         self.name, self.dtype, self.precision = base.name, base.dtype, base.precision
         self.threads, self.notice = base.threads, base.notice
         # What computes on arrays of a picture's size: the engine underneath, unless its arrays are not NumPy's
         self.host = base if isinstance(base.array(np.zeros(1)), np.ndarray) else CpuEngine("float32")
+        if self.host is not base and tiling.cuts == CUTS:
+            tiling = replace(tiling, cuts=FEW)
+        self.tiling = tiling
         self.vectors = StripVectors(self.host.vectors, self.new)
         self._means: dict[int, np.ndarray] = {}  # the last ones of each size of block
 

@@ -7,8 +7,8 @@ through these bits, and computes again the features alone that the losses ask fo
 of them again.
 
 A tile needs a halo as wide as the network sees, 160 pixels to relu5_1: much work for nothing. So the network is cut at
-its poolings into parts, each with a halo of its own that is a few positions wide. What a part ends with is stored for
-the next one (a pooling leaves little: 64 bytes for each pixel of the picture after pool1, half of it after each that
+poolings into parts, each with a halo of its own that is a few positions wide. What a part ends with is stored for
+the next one (a pooling leaves little: 32 bytes for each pixel of the picture after pool2, half of it after each that
 follows), and so is the gradient on its way back. A part whose tile is the whole picture may keep its features.
 
         forward     for each part, for each tile:
