@@ -134,9 +134,8 @@ class TiledNetwork(PlannedNetwork):
             network.watch(self._watcher)
 
     def _make_room(self, plan: PartPlan) -> None:
-        """The windows of the parts take turns in memory; a resident part stays, whose windows do, too."""
-        if plan.resident:
-            self._room.clear()
+        """The parts take turns in memory, buffers and windows; only the buffers of a resident part stay."""
+        self._room.clear()
         for other in self.plans:
             if not (other is plan or other.resident):
                 other.network.free()

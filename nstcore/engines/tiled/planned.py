@@ -133,10 +133,9 @@ class PlannedNetwork(Network):
     def copies(self, height: int, width: int, kept: Iterable[str] = ()) -> int:
         """Bytes of the windows of what is stored that are in memory beside the buffers of a part, at most.
 
-        `kept` are the taps that are compared with a target, whose windows are copied twice: into `Room`, where those of
-        a name lie in one place whichever part they are of, and into the layout of the engine.
+        `kept` are the taps that are compared with a target, whose windows are copied twice: into `Room`, and into the
+        layout of the engine.
         """
-        places: dict[str, float] = {}
         most = 0.0
         for plan in self._counted(height, width):
             steps, tile = plan.network.steps, plan.backward[0]
@@ -154,9 +153,8 @@ class PlannedNetwork(Network):
                 channels = vgg.find(self.weights.architecture, tap).out_channels
                 found[tap] = channels * tile.area / self._stride(plan, tap) ** 2
                 passing += found[tap]
-            places |= {name: max(count, places.get(name, 0.0)) for name, count in found.items()}
-            most = max(most, passing)
-        return int(most + sum(places.values())) * self.itemsize
+            most = max(most, passing + sum(found.values()))
+        return int(most) * self.itemsize
 
     def bytes_of_twin(self, height: int, width: int, guided: Iterable[str] = ()) -> int:
         return sum(self._stored(height, width).values())

@@ -73,11 +73,14 @@ class Tiling:
         return min(self.whole, parts - 1)
 
     def _bytes(self, network: Network, side: int) -> int:
-        """Of a part's buffers for the window of a tile of that many pixels a side."""
+        """Of a part's buffers for the window of a tile of that many pixels a side, and of the windows that are cut for
+        them."""
         reach = self.reach(network)
         positions = -(-side // (reach.stride * reach.grid)) * reach.grid + 2 * (reach.gradient + reach.grid)
         found = network.memory(positions, positions, () if network.crops else network.taps)
-        return sum(found.values()) - found["filters"]
+        first, last = network.steps[0], network.steps[-1]
+        numbers = first.in_channels + (0 if network.part.last is None else last.out_channels / reach.grid**2)
+        return sum(found.values()) - found["filters"] + int(numbers * positions**2) * network.itemsize
 
     def _largest(self, network: Network, most: int, least: int) -> int:
         """The largest side, in steps of a sixteenth, whose buffers take no more than `most`; at least `least`."""

@@ -20,8 +20,8 @@ New = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 class Room:
-    """Memory for windows, taken once: a tile's lie where those of the tile before lay. Taken anew for each tile, memory
-    would come in pieces that the system does not get back."""
+    """Memory for the windows of a part, taken once: a tile's lie where those of the tile before lay. Taken anew for
+    each tile, memory would come in pieces that the system does not get back."""
 
     def __init__(self) -> None:
         self._blocks: dict[str, np.ndarray] = {}
