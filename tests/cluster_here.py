@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -80,7 +81,8 @@ class Here:
         return self.members
 
     def watched(self, work, needs):
-        return asyncio.run(work)
+        with ThreadPoolExecutor(1) as pool:  # in this thread a browser's event loop may be running
+            return pool.submit(asyncio.run, work).result()
 
     def submit(self, function, *arguments, worker):
         self.sent["tasks"] += 1

@@ -286,7 +286,8 @@ def dask() -> dict[str, float] | None:
         for _ in range(SMALL // 4):
             time.sleep(REST)
             passes.append(timed(passed))
-    return {"task": seconds / TASKS, "pass": min(passes) - 2 * seconds / TASKS, "bandwidth": bandwidth}
+    beside = max(0.0, min(passes) - 2 * seconds / TASKS)  # where few are measured, tasks may seem to take it all
+    return {"task": seconds / TASKS, "pass": beside, "bandwidth": bandwidth}
 
 
 def gpu() -> dict[str, Any]:
