@@ -30,6 +30,7 @@ import numpy as np
 from ..vgg import Step, find
 from .base import EVERYWHERE, Network
 
+GATES = np.dtype(np.uint16)
 WORD = 16  # gates that one number holds: of channels 16 b to 16 b + 15, the first the lowest bit
 _SHIFTS = np.arange(WORD, dtype=np.uint16)[:, None, None]
 
@@ -87,6 +88,11 @@ class GatedNetwork(Network):
         gates : dict
             Of every step of `gated`, by its name.
         """
+
+
+def shape_of(step: Step, height: int, width: int) -> tuple[int, int, int]:
+    """Of a step's gates, for so many rows and columns of features."""
+    return -(-step.out_channels // WORD), height, width
 
 
 def words(gates: np.ndarray) -> np.ndarray:

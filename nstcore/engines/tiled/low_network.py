@@ -25,9 +25,9 @@ import numpy as np
 from ... import vgg
 from ...pretrained.weights import Weights
 from ..base import EVERYWHERE, Asked, Engine, Network, TapGradient
-from ..gates import GatedNetwork
+from ..gates import GATES, GatedNetwork
 from .geometry import Tile
-from .low_planned import GATES, PlannedInBands
+from .low_planned import PlannedInBands
 from .windows import ALL
 from .work import Tree
 

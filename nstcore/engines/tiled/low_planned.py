@@ -6,17 +6,14 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from ... import vgg
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
-from ..gates import WORD, GatedNetwork
+from ..gates import GATES, GatedNetwork, shape_of
 from .geometry import Reach, Stretch, Tile, stretches
 
 SHARE = 16  # of what the other blocks take, a band takes at most one such share,
 LEAST = 32  # but has so many rows at least, or halos would cost too much
-GATES = np.dtype(np.uint16)
 
 
 class PlannedInBands(Network):
@@ -105,7 +102,7 @@ class PlannedInBands(Network):
         """Of what stays in the place of features; a picture in one band keeps these."""
         if self._gated is None or len(self._bands(height, width)) == 1:
             return {}
-        return {s.name: (-(-s.out_channels // WORD), height, width) for s in self._gated.gated}
+        return {s.name: shape_of(s, height, width) for s in self._gated.gated}
 
     def size_of(self, tap: str, height: int, width: int) -> int:
         """Numbers of a tap's features; of the first block's in the windows of all bands."""

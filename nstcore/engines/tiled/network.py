@@ -28,10 +28,11 @@ from ... import vgg
 from ...disk import release, strips
 from ...pretrained.weights import Weights
 from ..base import EVERYWHERE, Asked, TapGradient
+from ..gates import GATES
 from . import work
 from .geometry import Tile
 from .parts import Guide, Kept, Measured, PartPlan
-from .planned import GATES, PlannedNetwork
+from .planned import PlannedNetwork
 from .tiling import Tiling
 from .windows import ALL, New, Room, cut, paste
 from .work import Ending, Question, Share, Tree

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..base import Network
-from ..gates import WORD, GatedNetwork
+from ..gates import GatedNetwork, shape_of
 from .geometry import Tile
 from .work import Ending, Tree
 
@@ -76,7 +76,7 @@ class PartPlan:
     def gate_shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """Of what stays in the place of features, for a picture of that size."""
         steps = () if self.gated is None else self.gated.gated
-        return {s.name: (-(-s.out_channels // WORD), height // s.stride, width // s.stride) for s in steps}
+        return {s.name: shape_of(s, height // s.stride, width // s.stride) for s in steps}
 
     def ending(self, tile: Tile) -> Ending | None:
         """What the next part wants of a tile."""

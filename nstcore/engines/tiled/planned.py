@@ -6,19 +6,16 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ... import vgg
 from ...pretrained.weights import Weights
 from ..base import Network
+from ..gates import GATES
 from .geometry import Tile, bands, tiles
 from .parts import PartPlan
 from .tiling import Tiling
 
 if TYPE_CHECKING:
     from . import TiledEngine
-
-GATES = np.dtype(np.uint16)
 
 
 class PlannedNetwork(Network):
