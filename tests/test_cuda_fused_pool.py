@@ -159,7 +159,7 @@ def test_it_takes_the_place_of_the_production_rungs_but_where_sums_are_split_or_
         assert not asked(precision, 512, 32)  # split
     assert not asked(PRECISIONS["float32"], 64, 512)
     assert not any(asked(FLOAT16, 64, 512, rung) for rung in ("07_wgmma_16bit", "08_split_sum", "09_halo_tile"))
-    monkeypatch.setattr(tiles, "chosen", lambda p: Choice((256, 64), halo=True))
+    monkeypatch.setattr(tiles, "chosen", lambda p: Choice((256, 64), rung=tiles.HALO_TILE))
     assert not asked(FLOAT16, 64, 512)
 
 

@@ -47,7 +47,7 @@ def forced(monkeypatch):
 
     def with_tile(tile: tiles.Tile, aligned: bool = True) -> str:
         def launch(p: Pass) -> tiles.Launch:
-            found = Choice(tile, halo=True).launch(p)
+            found = Choice(tile, rung=tiles.HALO_TILE).launch(p)
             return replace(found, defines=found.defines | {"ALIGNED": int(aligned and p.aligned)})
 
         name = f"{tile}, {aligned}"
@@ -196,14 +196,14 @@ def test_it_is_no_default_and_the_rule_would_take_it_where_it_has_enough_blocks(
     for precision in (TF32, FLOAT16):
         large, narrow = Pass(256, 256, 128, 128, precision), Pass(64, 64, 512, 512, precision)
         few, odd = Pass(512, 512, 32, 32, precision), Pass(513, 512, 128, 128, precision)
-        assert tiles.with_halo(large) == Choice((256, 128), halo=True)
-        assert tiles.with_halo(narrow) == Choice((256, 64), halo=True)
+        assert tiles.with_halo(large) == Choice((256, 128), rung=tiles.HALO_TILE)
+        assert tiles.with_halo(narrow) == Choice((256, 64), rung=tiles.HALO_TILE)
         for p in (few, odd):
             assert tiles.with_halo(p) == tiles.predicted(p)
         for p in (large, narrow, few, odd):
-            assert not tiles.predicted(p).halo
+            assert not tiles.predicted(p).rung
     # Of 8 channels a chunk of 32 would be mostly zeros
-    assert not tiles.with_halo(Pass(8, 64, 512, 512, FLOAT16)).halo
+    assert not tiles.with_halo(Pass(8, 64, 512, 512, FLOAT16)).rung
 
 
 def test_every_form_that_a_layer_can_get_is_among_the_variants_that_are_checked():
@@ -213,7 +213,7 @@ def test_every_form_that_a_layer_can_get_is_among_the_variants_that_are_checked(
             launch = RUNGS[SHORT].launch(Pass(channels, 2 * channels, 40, 64, precision))
             assert (RUNG, precision, *launch.defines.items()) in checked
         for tile in tiles.HALO_TILES:
-            launch = Choice(tile, halo=True).launch(Pass(64, 64, 40, 64, precision))
+            launch = Choice(tile, rung=tiles.HALO_TILE).launch(Pass(64, 64, 40, 64, precision))
             assert (RUNG, precision, *launch.defines.items()) in checked
 
 
@@ -225,7 +225,8 @@ def test_a_block_fits_into_the_shared_memory_of_any_gpu_since_sm_80_and_two_smal
             assert not small or 2 * (v.shared + 1024) <= 164 * 1024  # of sm_80; the system takes 1 KB of each
 
 
-ENTRY = {"architecture": 90, "precision": "tf32", "inputs": 64, "outputs": 72, "positions": 300}
+LAYER = {"architecture": 90, "precision": "tf32", "inputs": 64, "outputs": 72, "positions": 300}
+ENTRY = LAYER | {"parts": 1, "rung": RUNG, "pooled": False}
 
 
 @pytest.fixture
@@ -246,7 +247,7 @@ def test_a_measured_layer_is_computed_by_it_and_any_other_as_before(table, stand
     usual = [run_forward(layer, device, default, False, True), run_backward(layer, device, default, False, "SP", True)]
     mine = run_forward(layer, device, SHORT, False, True)
     assert not np.array_equal(mine, usual[0])  # it adds in another order
-    table(ENTRY | {"tile": [256, 64], "parts": 1, "halo": True})
+    table(ENTRY | {"tile": [256, 64]})
     assert np.array_equal(run_forward(layer, device, default, False, True), mine)
     assert np.array_equal(run_backward(layer, device, default, False, "SP", True), usual[1])  # from 72 to 64
 
@@ -254,11 +255,10 @@ def test_a_measured_layer_is_computed_by_it_and_any_other_as_before(table, stand
 @pytest.mark.parametrize(
     "entry",
     [
-        {"tile": [64, 64], "parts": 1, "halo": True},
-        {"tile": [256, 64], "parts": 2, "halo": True},
-        {"tile": [256, 64], "parts": 1},
-        {"tile": [128, 128], "parts": 1, "halo": 1},
-        {"tile": [128, 128], "parts": 1, "halo": "yes"},
+        {"tile": [64, 64]},
+        {"tile": [256, 64], "parts": 2},
+        {"tile": [256, 64], "rung": None},
+        {"tile": [128, 128], "rung": SHORT},
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from cuda_conv import Layer, Size, check_backward, check_forward, run_backward, 
 from cuda_devices import unwritten
 from cuda_sanitized import run_sanitized
 
-from nstcore.engines.cuda import conv, gpu, source, tiles
+from nstcore.engines.cuda import conv, source, tiles
 from nstcore.engines.cuda.conv import PRODUCTION, RUNGS
 from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice
 from nstcore.engines.cuda.precision import PRECISIONS
@@ -55,7 +55,8 @@ def test_parts_are_never_more_than_there_are_chunks():
 
 # ---- what was measured ----------------------------------------------------------------------------------------------
 
-ENTRY = {"architecture": 90, "precision": "tf32", "inputs": 64, "outputs": 128, "positions": 1024}
+PASS = {"architecture": 90, "precision": "tf32", "inputs": 64, "outputs": 128, "positions": 1024, "pooled": False}
+ENTRY = PASS | {"parts": 1, "rung": None}
 MEASURED = {"layers": [ENTRY | {"tile": [128, 64], "parts": 2, "microseconds": 9.5}]}
 
 
@@ -80,13 +81,34 @@ def test_a_measured_layer_gets_what_was_fastest_and_any_other_what_the_rule_says
     assert found == Choice((128, 64), 2) != tiles.predicted(Pass(64, 128, 32, 32, TF32))
     assert tiles.chosen(Pass(64, 128, 30, 40, TF32)) == found  # about as many positions
     others = (
-        Pass(64, 128, 64, 64, TF32),
+        Pass(64, 128, 64, 64, TF32),  # parts of few positions are not for more of them
+        Pass(64, 128, 16, 16, TF32),
         Pass(64, 64, 32, 32, TF32),
         Pass(64, 128, 32, 32, FLOAT16),
         Pass(64, 128, 32, 32, TF32, 80),
+        Pass(64, 128, 32, 32, TF32, 100),
     )
     for other in others:
         assert tiles.chosen(other) == tiles.predicted(other)
+
+
+def test_a_tile_measured_at_fewer_positions_is_for_all_that_have_more_up_to_the_next_line(table):
+    lines = [ENTRY | {"positions": n, "tile": tile} for n, tile in ((1024, [128, 64]), (16384, [64, 64]))]
+    table({"layers": lines})
+    sides = {16: None, 32: (128, 64), 64: (128, 64), 90: (128, 64), 128: (64, 64), 1024: (64, 64)}
+    for side, tile in sides.items():
+        p = Pass(64, 128, side, side, TF32)
+        assert tiles.chosen(p) == (tiles.predicted(p) if tile is None else Choice(tile))
+
+
+def test_no_rung_of_one_gpu_is_chosen_without_a_line(table):
+    sixteen = [replace(p, precision=FLOAT16) for p in layers()]
+    assert all(tiles.chosen(p).rung is None for p in sixteen)
+    table({"layers": [ENTRY | {"precision": "float16", "tile": [128, 64], "rung": tiles.BOXES}]})
+    assert tiles.chosen(Pass(64, 128, 32, 32, FLOAT16)).rung == tiles.BOXES
+    assert all(tiles.chosen(replace(p, architecture=100)).rung is None for p in sixteen)
+    assert {rung.name for rung in RUNGS.values() if rung.only is not None} == set(tiles.OF_SM_90)
+    assert all(r.precisions == tiles.SIXTEEN_BITS for r in RUNGS.values() if r.name in tiles.OF_SM_90)
 
 
 def test_without_the_file_the_rule_decides(table):
@@ -106,10 +128,20 @@ def test_without_the_file_the_rule_decides(table):
         {"layers": [ENTRY | {"tile": [64], "parts": 1}]},
         {"layers": [ENTRY | {"tile": [128, 128], "parts": 3}]},
         {"layers": [ENTRY | {"tile": [128, 128], "parts": "2"}]},
-        {"layers": [ENTRY | {"tile": [128, 128], "parts": 1, "inputs": -1}]},
-        {"layers": [ENTRY | {"tile": [128, 128], "parts": 1, "precision": "float32"}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "inputs": -1}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "precision": "float32"}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "rung": "06_tensor_core_16bit"}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "rung": ["a list"]}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "pooled": 1}]},
+        {"layers": [ENTRY | {"tile": [128, 128], "rung": tiles.POOLED}]},  # of a layer that nobody pools
+        {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.BOXES}]},  # tf32
+        {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.WGMMA, "precision": "float16", "architecture": 100}]},
+        {"layers": [ENTRY | {"tile": [64, 64], "rung": tiles.WGMMA, "precision": "float16"}]},
+        {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.BOXES, "precision": "float16", "parts": 2}]},
+        {"layers": [ENTRY | {"tile": [128, 64], "halo": False, "rung": "no"}]},
+        {"layers": [{k: v for k, v in ENTRY.items() if k != "rung"} | {"tile": [128, 64], "halo": False}]},
     ],
-    ids=range(11),
+    ids=range(21),
 )
 def test_a_file_that_is_something_else_is_refused_in_one_line(table, content):
     path = table(content)
@@ -119,7 +151,103 @@ def test_a_file_that_is_something_else_is_refused_in_one_line(table, content):
     assert "\n" not in str(error.value)
 
 
+# ---- by other rungs -------------------------------------------------------------------------------------------------
+
+SIZE = Size(8, 16, 3, 5)
+
+
+def lines(rung: str, tile: list[int], size: Size = SIZE) -> dict:
+    """A table in which both passes of that layer, in float16, are by a rung."""
+    channels = {"inputs": size.C, "outputs": size.K}, {"inputs": size.K, "outputs": size.C}
+    mine = {"precision": "float16", "positions": size.H * size.W, "tile": tile, "rung": rung}
+    return {"layers": [ENTRY | both | mine for both in channels]}
+
+
+def both_passes(layer: Layer, device, short: str, replicate: bool) -> tuple[np.ndarray, np.ndarray]:
+    back = run_backward(layer, device, short, replicate, "SP", True)
+    return run_forward(layer, device, short, replicate, True), back
+
+
+@pytest.mark.parametrize(
+    ("rung", "tile"), [(tiles.WGMMA, [128, 64]), (tiles.HALO_TILE, [256, 64]), (tiles.BOXES, [128, 64])]
+)
+def test_a_measured_layer_is_computed_by_its_rung_from_the_same_filters(table, stand_in, rung, tile):
+    """Both passes, to the last bit, and whatever the border: 11 has none that repeats, there the rule goes on."""
+    layer, device, default = Layer(SIZE, FLOAT16), stand_in.devices[0], PRODUCTION["float16"]
+    usual = {replicate: both_passes(layer, device, default, replicate) for replicate in (False, True)}
+    alone = {replicate: both_passes(layer, device, rung.partition("/")[2], replicate) for replicate in (False, True)}
+    named, launched = [], device.kernel
+    table(lines(rung, tile))
+    for replicate in (False, True):
+        mine = both_passes(layer, device, default, replicate)
+        forward = usual if rung == tiles.BOXES and replicate else alone
+        assert np.array_equal(mine[0], forward[replicate][0])
+        assert np.array_equal(mine[1], alone[replicate][1])
+        device.kernel = lambda name, *more, **defines: (named.append(name), launched(name, *more, **defines))[1]
+        layer.kernel(device, default, replicate)
+        del device.kernel
+    boxes = [rung, rung, RUNGS[default].name, rung]
+    assert [n for n in named if n != conv.BORDER] == (boxes if rung == tiles.BOXES else 4 * [rung])
+
+
+def test_rows_that_begin_anywhere_are_the_rule_s_whatever_the_table_says(table):
+    table(lines(tiles.BOXES, [128, 64], Size(8, 12, 3, 5)))
+    for p in (Pass(8, 12, 3, 5, FLOAT16), Pass(12, 8, 3, 5, FLOAT16)):
+        assert tiles.chosen(p) == tiles.UNALIGNED == tiles.predicted(p)
+        assert tiles.pooled(p).defines["ALIGNED"] == 0
+
+
+def test_room_for_parts_is_there_with_either_border(table):
+    """Where the rule, which takes over from 11 at a border that repeats, splits a sum."""
+    p = Pass(512, 8, 2, 3, FLOAT16)
+    assert tiles.predicted(p).parts > 1
+    asked = PRODUCTION["float16"], FLOAT16, 90, 512, 8, 2, 3
+    floats = conv.scratch_floats(*asked)
+    assert floats == tiles.predicted(p).parts * 6 * 8
+    table(lines(tiles.BOXES, [128, 64], Size(512, 8, 2, 3)))
+    assert tiles.chosen(p).parts == 1
+    assert conv.scratch_floats(*asked) == floats
+
+
+def test_rungs_made_like_05_and_06_take_a_tile_of_theirs(table):
+    p = Pass(64, 128, 32, 32, FLOAT16)
+    table({"layers": [ENTRY | {"precision": "float16", "tile": [256, 128], "rung": tiles.BOXES}]})
+    for launch in (tiles.split_sum(p), tiles.pooled(p)):
+        assert (launch.defines["TILE_M"], launch.defines["TILE_N"]) == tiles.predicted(p).tile
+
+
+@pytest.mark.parametrize(
+    ("alone", "together", "fused", "tile"),
+    [
+        (None, None, True, None),
+        ({"tile": [64, 64]}, None, True, (64, 64)),
+        ({"tile": [64, 64], "parts": 2}, None, False, None),
+        ({"tile": [256, 64], "rung": tiles.HALO_TILE}, None, False, None),
+        (None, {"tile": [64, 64], "rung": tiles.POOLED}, True, (64, 64)),
+        ({"tile": [256, 64], "rung": tiles.HALO_TILE}, {"tile": [64, 64], "rung": tiles.POOLED}, True, (64, 64)),
+        ({"tile": [64, 64]}, {"tile": [128, 64]}, False, None),
+        ({"tile": [64, 64]}, {"tile": [256, 64], "rung": tiles.HALO_TILE}, False, None),
+    ],
+)
+def test_a_layer_pools_on_the_way_where_that_was_measured_to_be_faster(table, alone, together, fused, tile):
+    """Where nobody has measured both, if 05 or 06 computes the layer, its sum not split."""
+    p, short = Pass(64, 128, 200, 200, TF32), PRODUCTION["tf32"]
+    found = [({"pooled": False}, alone), ({"pooled": True}, together)]
+    table({"layers": [ENTRY | pooled | mine | {"positions": 40000} for pooled, mine in found if mine]})
+    assert conv.pools(RUNGS[short], TF32, 90, 64, 128, 200, 200) == fused
+    if fused:
+        defines = tiles.pooled(p).defines
+        assert (defines["TILE_M"], defines["TILE_N"]) == (tile or tiles.predicted(p).tile)
+
+
 def test_every_form_that_a_table_can_ask_for_is_among_the_variants_that_are_checked():
+    every = {(v.rung, v.precision.name, *v.defines.items()) for v in conv.variants()}
+    for rung, name in itertools.product(tiles.TILES_OF, ("tf32", "float16", "bfloat16")):
+        if rung is not None and name in RUNGS[rung.partition("/")[2]].precisions:
+            for tile in tiles.TILES_OF[rung]:
+                launch = Choice(tile, rung=rung).launch(Pass(512, 512, 8, 8, PRECISIONS[name]))
+                assert launch.rung == rung
+                assert (rung, name, *launch.defines.items()) in every
     checked = {(v.rung, v.precision.name, *v.defines.items()) for v in conv.variants() if v.production}
     for tile, parts, name in itertools.product(tiles.TILES, tiles.PARTS, ("tf32", "float16", "bfloat16")):
         launch = Choice(tile, parts).launch(Pass(512, 512, 8, 8, PRECISIONS[name]))
@@ -233,42 +361,3 @@ def small_layers() -> None:
 def test_neither_kernel_leaves_its_memory():
     done = run_sanitized("asan", "from test_cuda_tiles import small_layers\nsmall_layers()\nprint('done')")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-
-
-# ---- the tool -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tool():
-    """Not where a sanitizer imports this file: its process knows no tools."""
-    import tune_tiles
-
-    return tune_tiles
-
-
-def test_the_tool_measures_every_choice_and_writes_what_the_engine_reads(tool, stand_in, table, monkeypatch):
-    monkeypatch.setattr(tool.gpu_bench, "shapes", lambda size: [("conv2_1", 64, 128, size)])
-    monkeypatch.setattr(tiles, "TILES", {(64, 64): 8, (128, 64): 11})
-    device = stand_in.devices[0]
-    found = tool.tune(device, [3], ["tf32"], 1)
-    assert [(f["inputs"], f["outputs"]) for f in found["layers"]] == [(64, 128), (128, 64)]
-    for layer in found["layers"]:
-        p = Pass(layer["inputs"], layer["outputs"], 3, 3, TF32)
-        assert len(layer["tried"]) == len(list(tool.candidates(p, device.processors)))
-        assert layer["microseconds"] == min(layer["tried"].values())
-    path = table(found)
-    assert len(tiles.measured(tiles.file())) == 2, path
-
-
-def test_a_choice_that_computes_something_else_is_not_timed(tool, stand_in, monkeypatch, capsys):
-    monkeypatch.setattr(tool, "agree", lambda *_: False)
-    p = Pass(64, 8, 2, 2, TF32)
-    assert tool.measure(stand_in.devices[0], p, 1) is None
-    assert "left out" in capsys.readouterr().err
-
-
-def test_without_a_gpu_the_tool_says_so_in_one_line(tool, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(gpu, "problem", lambda: "CuPy is not installed; take one")
-    assert tool.main(["--write", str(tmp_path / "tiles.json")]) == 2
-    assert capsys.readouterr().err == "tune_tiles: device cuda: CuPy is not installed; take one\n"
-    assert list(tmp_path.iterdir()) == []

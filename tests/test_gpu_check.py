@@ -10,26 +10,15 @@ import sys
 import bench
 import gpu_bench
 import gpu_check
-import numpy as np
+import gpu_steps
+import gpu_tables
 import pytest
-from bench_common import pictures, random_vgg19
+from bench_common import random_vgg19
 from conftest import ROOT
+from gpu_results import results
 
-from nstcore import Objective
 from nstcore.bench.layers import MAKERS
 from nstcore.engines.cuda import conv, gpu, on_cpu
-
-MARKED = """# Title
-
-<!-- gpu:rungs -->
-stale table
-<!-- /gpu:rungs -->
-
-<!-- gpu:step -->
-<!-- /gpu:step -->
-
-After.
-"""
 
 
 @pytest.fixture
@@ -105,12 +94,12 @@ def test_steps_take_turns_and_the_first_of_a_turn_is_not_timed(clock):
 def test_the_largest_sizes_are_left_out_first(budget, clock, monkeypatch):
     weights = random_vgg19()
 
-    def forms(weights, device, size, precisions, compiled, budget):
+    def forms(weights, device, size, precisions, compiled, budget, quick):
         clock.pass_by(5)  # whatever the size
         return {"nstcore float32": lambda: clock.pass_by(size**2 / 1e5) or 1.0}, {"nstcore float32": size}, []
 
-    monkeypatch.setattr(gpu_bench, "forms", forms)
-    found, problems = gpu_bench.steps(weights, "cuda-on-cpu", [2048, 256, 1024, 512], ["float32"], 1, True, budget)
+    monkeypatch.setattr(gpu_steps, "forms", forms)
+    found, problems = gpu_steps.steps(weights, "cuda-on-cpu", [2048, 256, 1024, 512], ["float32"], 1, True, budget)
     assert problems == []
     assert [row["size"] for row in found] == [256, 512, 1024]
     assert [row["bytes"] for row in found] == [256, 512, 1024]
@@ -118,15 +107,7 @@ def test_the_largest_sizes_are_left_out_first(budget, clock, monkeypatch):
     assert budget.left_out[0].startswith("the step at 2048x2048 (about ")
 
 
-# -- what is compared --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, 1.1, 0.0])
-def test_a_form_that_computes_another_loss_is_found(loss):
-    losses = {"nstcore float32": 1.0, "nstcore tf32": 1.001, "PyTorch eager": loss}
-    (line,) = gpu_bench.disagreeing(losses, 64)
-    assert line.startswith("PyTorch eager at 64x64: expected the loss 1 within")
-    assert gpu_bench.disagreeing(losses | {"PyTorch eager": 1.001}, 64) == []
+# -- rungs -------------------------------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_layer_is_timed_once():
@@ -168,24 +149,12 @@ def test_without_pytorch_only_the_copy_has_a_peak_of_its_own(stand_in):
     assert 0 < found["copy"] < math.inf
 
 
-# -- PyTorch's forms ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("index", [0, 1, 2])
-def test_pytorchs_eager_forms_compute_our_loss(index):
-    pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
-    import gpu_torch_peer
-
-    form = gpu_torch_peer.FORMS[index]
-    assert form.graph is None
-    weights, problem = random_vgg19(), pictures(48)
-    expected = Objective(weights, *problem[:2], device="cpu")(bench_planes(problem[2]))[0].total
-    loss = gpu_torch_peer.step(form, weights, *problem, device="cpu")()
-    assert loss == pytest.approx(expected, rel=gpu_bench.AGREE["PyTorch"] if form.half else 1e-4)
-
-
-def bench_planes(picture):
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))
+def test_a_rung_that_was_found_unfit_is_not_tried_in_another_precision(stand_in, monkeypatch, budget):
+    asked = []
+    monkeypatch.setattr(gpu_bench, "unfit", lambda device, short, precision: asked.append(short) or "it hangs")
+    assert gpu_bench.layers(stand_in, 4, 1, False, budget) == []
+    assert len(asked) == len(set(asked)) == len(conv.RUNGS)
+    assert budget.unfit == set(conv.RUNGS)
 
 
 # -- tests on a GPU ----------------------------------------------------------------------------------------------------
@@ -214,116 +183,6 @@ def test_the_gpu_tests_verdict_is_kept(monkeypatch, capsys, code, exit_code, sum
     assert ("......" in capsys.readouterr().out) == bool(exit_code)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def results(**changes):
-    rung = {"layer": "conv3_2", "C": 256, "K": 256, "side": 128, "operations": 2e12, "pass": "forward"}
-    layer = {"layer": "depthwise 64x64 positions", "rung": "depthwise/01_direct", "pass": "forward"}
-    network = {"layers": [[5e9, 4.2e7], [5e8, 4.2e8]], "weights": "magenta"}
-    found = {
-        "command": "python tools/gpu_check.py --sizes 256 --rounds 3",
-        "commit": "0123abc",
-        "machine": {
-            "gpu": "NVIDIA Test",
-            "driver": "1.2",
-            "cuda": "13.0",
-            "cupy": "14.2",
-            "python": "3.12",
-            "torch": "2",
-        },
-        "weights": "random, zero border",
-        "tests": {"exit": 0, "summary": "9 passed", "seconds": 1.0},
-        "peaks": {"copy": 4.2e12, "float32": 5e13, "tf32": 4e14},
-        "rungs": [
-            rung | {"rung": "03_register_tile", "precision": "float32", "seconds": [0.2, 0.1, 0.05]},
-            rung | {"rung": "05_tensor_core_tf32", "precision": "tf32", "seconds": [0.01]},
-        ],
-        "steps": [
-            {"size": 256, "form": "nstcore tf32", "seconds": [0.002, 0.004, 0.003], "bytes": 123_456_789, "loss": 1.0},
-            {"size": 256, "form": "PyTorch eager", "seconds": [0.006], "bytes": 2e9, "loss": 1.0},
-        ],
-        "layers": [layer | {"seconds": [4e-6, 5e-6, 6e-6], "operations": 5e7, "bytes": 8.4e6}],
-        "passes": [
-            {"size": 512, "form": "nstcore float32", "seconds": [1e-3], "bytes": 5e7} | network,
-            {"size": 512, "form": "PyTorch eager", "seconds": [2e-3], "bytes": 8e7} | network,
-        ],
-        "problems": [],
-        "left_out": ["the step at 2048x2048 (about 99 s needed, 1 s left)"],
-        "took": 99.0,
-    }
-    return found | changes
-
-
-@pytest.fixture
-def written(tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text(json.dumps(results()))
-    return path
-
-
-def test_tables_are_printed_and_written_from_results_alone(written, tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(MARKED)
-    assert gpu_check.main(["--print", str(written), "--write", str(readme)]) == 0
-    printed = capsys.readouterr().out
-    for row in (
-        "| conv3_2 | 256 | 256 | 128x128 | conv3x3/03_register_tile | float32 | forward | 100 | 20.00 | 40 % |",
-        "| conv3_2 | 256 | 256 | 128x128 | conv3x3/05_tensor_core_tf32 | tf32 | forward | 10.0 | 200.00 | 50 % |",
-        "| 256x256 | nstcore tf32 | 3.00 | 2.00 | 123 | 1.00 |",
-        "| 256x256 | PyTorch eager | 6.00 | 6.00 | 2000 | 2.00 |",
-        "| depthwise 64x64 positions | depthwise/01_direct | forward | 5.0 | 2.0 | 40 % | 10.00 | 1680 |",
-        "| 512x512 | nstcore float32 | 1.00 | 1.00 | 50 | 20 % | 1.00 |",
-        "| 512x512 | PyTorch eager | 2.00 | 2.00 | 80 | 10 % | 2.00 |",
-    ):
-        assert row in printed
-        assert row in readme.read_text()
-    prose = " ".join(printed.split())
-    assert "at commit 0123abc, on NVIDIA Test: driver 1.2, CUDA 13.0, CuPy 14.2, PyTorch 2, Python 3.12." in prose
-    assert "Left out: the step at 2048x2048" in prose
-    assert "4.20 TB/s" in prose
-    # Each layer by itself: the first by its arithmetic, the second by its bytes
-    assert "512x512 5.50 GFLOP, 0.462 GB, 0.200 ms at least" in prose
-    assert readme.read_text().startswith("# Title")
-    assert readme.read_text().endswith("After.\n")
-    assert "stale table" not in readme.read_text()
-
-
-def test_without_pytorch_shares_are_of_our_fastest_kernel(written, capsys):
-    written.write_text(json.dumps(results(peaks={"copy": 4e12})))
-    assert gpu_check.main(["--print", str(written)]) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "fastest of our own kernels; TFLOP/s: float32 20.0, tf32 200.0." in printed
-    assert "| 20.00 | 100 % |" in printed
-
-
-def test_parts_that_were_not_measured_have_no_table(written, capsys):
-    written.write_text(json.dumps(results(peaks={"copy": 4.2e12}, rungs=[], layers=[], steps=[])))
-    assert gpu_check.main(["--print", str(written)]) == 0
-    prose, table, _ = capsys.readouterr().out.split("\n\n")
-    assert table.startswith("| size | form | median, ms | fastest, ms | peak memory, MB | share of floor | relative")
-    assert "0.110 ms at least. No peak of arithmetic was measured: a floor is of memory" in " ".join(prose.split())
-    args = gpu_check.parser().parse_args(["--parts", "layers,passes", "--sizes", "256"])
-    assert "--parts layers,passes" in gpu_check.command_line(args)
-
-
-def test_what_disagreed_stands_above_the_table(written, capsys):
-    written.write_text(json.dumps(results(problems=["nstcore float16 at 64x64: expected the loss 1"])))
-    assert gpu_check.main(["--print", str(written)]) == 0
-    assert "zero border. nstcore float16 at 64x64: expected the loss 1." in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"machine": 1}', "\x00"])
-def test_other_files_are_no_results(tmp_path, capsys, content):
-    path = tmp_path / "results.json"
-    if content is not None:
-        path.write_text(content)
-    assert gpu_check.main(["--print", str(path)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "expected results of tools/gpu_check.py --out" in error
-
-
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -333,6 +192,7 @@ def test_other_files_are_no_results(tmp_path, capsys, content):
         ["--device", "cuda-on-cpu", "--out", "results.json"],
         ["--quick", "--out", "results.json"],
         ["--write"],
+        ["--write-tiles"],
         ["--out", "no/such/folder/results.json"],
     ],
 )
@@ -366,7 +226,7 @@ def test_results_are_written_and_problems_end_in_exit_code_1(tmp_path, monkeypat
 def test_no_table_stands_in_the_readme_without_results():
     """What is printed there comes from a file of results, and none is in the repository."""
     text = bench.README.read_text(encoding="utf-8")
-    for name in gpu_check.TABLES:
+    for name in gpu_tables.TABLES:
         before, after = bench.split(bench.README, name, "gpu")
         assert text == before + after or list(ROOT.glob("kernels/*.json"))
 
@@ -390,6 +250,8 @@ def test_a_rehearsal_on_the_cpu_goes_through_everything_and_calls_its_figures_no
         assert f"| conv3x3/{short} | {name} | forward |" in done.stdout
     assert "| 16x16 | nstcore float32 |" in done.stdout
     assert "| 16x16 | nstcore tf32 |" in done.stdout
+    assert "| 16x16 | nstcore tf32, measured tiles |" in done.stdout
+    assert "| 64-64 and pooling | 256 | tf32 |" in done.stdout
     for operation in MAKERS:
         assert f"| {operation} " in done.stdout
     assert "relative to nstcore |" in done.stdout

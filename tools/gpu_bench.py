@@ -1,5 +1,5 @@
-"""What tools/gpu_check.py measures: the GPU's peaks, every rung of VGG's convolution and its whole step, every rung of
-the layers of one-pass networks and a whole pass."""
+"""What tools/gpu_check.py measures: the GPU's peaks, every rung of VGG's convolution, every rung of the layers of
+one-pass networks and a whole pass of one. The whole step of a painting is in gpu_steps.py."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from bench_common import ROOT, median, pictures, planes, torch_or_none
 from bench_fast import weights_for
-from gpu_graphs import Steps, engine_of
 
-from nstcore import FastWeights, Objective, Weights, engines, fast, vgg
+from nstcore import FastWeights, engines, fast, vgg
 from nstcore.bench import OPERATIONS, Peaks, Size, measure, rungs
 from nstcore.bench.clock import LONG, elapsed, repeated
 from nstcore.bench.layers import STANDARD
@@ -27,29 +26,28 @@ from nstcore.commands.bench_table import extent
 from nstcore.engines.cuda import conv
 from nstcore.engines.cuda.device import Array, Device
 from nstcore.engines.cuda.precision import PRECISIONS, Precision, to_elements
-from nstcore.errors import DeviceError
 from nstcore.objective import CONTENT_LAYERS, STYLE_LAYERS
 
 PRODUCT = 8192  # side of the matrices whose product shows a peak
 COPY = 1 << 30  # bytes that a copy reads: far more than any cache
-AGREE = {"float32": 1e-3, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2, "PyTorch": 2e-2}  # relative, of losses
 MODEL = "magenta"
 STYLE = 256  # side of the picture that a look is of
 BOOK = 64  # side of those that the book sees and paints, too
 # Most that pixels in [0, 1] may be apart; with factors rounded to TF32 on a CPU they were 1e-2
 PAINTED = {"the book": 1e-4, "float32": 1e-3, "tf32": 2e-2}
-TRIAL = 100  # seconds for a rung that may not come to an end
-RIVALS = ("09_halo_tile",)  # rungs of the convolution whose whole step is timed beside the production one's
+TRIAL = 60  # seconds for a rung that may not come to an end
 SMALL = 12  # of a quick rehearsal: positions and channels of a layer, sides of pictures
 
 
 @dataclass
 class Budget:
-    """Seconds for everything, and what was left out, to keep to them or because it failed."""
+    """Seconds for everything; what was left out, to keep to them or because it failed; and rungs, by their short
+    names, that hang or fail on this GPU: nobody tries them again."""
 
     seconds: float
     start: float = field(default_factory=time.monotonic)
     left_out: list[str] = field(default_factory=list)
+    unfit: set[str] = field(default_factory=set)
 
     @property
     def left(self) -> float:
@@ -130,8 +128,11 @@ def layers(device: Device, size: int, rounds: int, quick: bool, budget: Budget) 
     """Forward and backward of every rung at every kind of layer."""
     found = []
     for short, precision in ladder(quick):
+        if short in budget.unfit:
+            continue
         if why := unfit(device, short, precision):
             budget.leave_out(f"conv3x3/{short}", why)
+            budget.unfit.add(short)
             continue
         lasted = 0.0
         for name, C, K, side in islice(shapes(size), 2 if quick else None):
@@ -191,96 +192,6 @@ def passes(
         "forward": lambda: layer.forward(x, filters, b, None, y),
         "backward": lambda: layer.backward(dy, turned, None, x, None, 1.0, None, 0.0, True, dx),
     }
-
-
-# -- the whole step ----------------------------------------------------------------------------------------------------
-
-
-def steps(
-    weights: Weights,
-    device: str,
-    sizes: Sequence[int],
-    precisions: Sequence[str],
-    rounds: int,
-    compiled: bool,
-    budget: Budget,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Time and memory of every form at every size, the smallest first; and what is wrong."""
-    found, problems, fixed, timed, before = [], [], 0.0, 0.0, 1
-    for size in sorted(sizes):
-        # compilation and the like take as long at every size
-        if not budget.allows(fixed + timed * (size / before) ** 2, f"the step at {size}x{size}"):
-            continue
-        start = time.monotonic()
-        runs, memory, wrong = forms(weights, device, size, precisions, compiled, budget)
-        losses = {name: run() for name, run in runs.items()}
-        problems += wrong + disagreeing(losses, size)
-        turning = time.monotonic()
-        for name, times in turns(runs, rounds).items():
-            row = {"size": size, "form": name, "seconds": times, "bytes": memory[name], "loss": losses[name]}
-            found.append(row)
-            print(f"{size}x{size} {name}: {1e3 * median(times):.2f} ms", flush=True)
-        timed = time.monotonic() - turning
-        fixed, before = time.monotonic() - start - timed, size
-        runs.clear()
-        gc.collect()  # the next size needs the memory
-        if device == "cuda" and (torch := torch_or_none()) is not None:
-            torch.cuda.empty_cache()
-    return found, problems
-
-
-def forms(
-    weights: Weights, device: str, size: int, precisions: Sequence[str], compiled: bool, budget: Budget
-) -> tuple[dict[str, Callable[[], float]], dict[str, int | None], list[str]]:
-    """A step of every form at one size; the memory that it takes; and which of nstcore's failed, and how."""
-    problem = pictures(size)
-    runs: dict[str, Callable[[], float]] = {}
-    memory: dict[str, int | None] = {}
-    wrong = []
-    for precision, rung in product(precisions, (None, *RIVALS)):
-        if rung is not None and (device != "cuda" or precision not in conv.RUNGS[rung].precisions):
-            continue
-        name = f"nstcore {precision}" if rung is None else f"nstcore {precision} {rung}"
-        try:
-            runs[name], memory[name] = nstcore_step(weights, device, precision, problem, rung)
-        except (MemoryError, RuntimeError, DeviceError) as error:
-            wrong.append(f"{name} at {size}x{size}: {error}")
-    if device == "cuda" and torch_or_none() is not None:
-        import gpu_torch_peer
-
-        for name, run, held, why in gpu_torch_peer.steps(weights, problem, compiled):
-            if run is None:
-                budget.leave_out(f"{name} at {size}x{size}", f"it failed: {why}")
-            else:
-                runs[name], memory[name] = run, held
-    return runs, memory, wrong
-
-
-def nstcore_step(
-    weights: Weights,
-    device: str,
-    precision: str,
-    problem: tuple[np.ndarray, np.ndarray, np.ndarray],
-    convolution: str | None = None,
-) -> tuple[Callable[[], float], int | None]:
-    """One step of a run, and the bytes that its engine, which nobody else has, took of the GPU; None on a CPU."""
-    content, style, start = problem
-    engine = engine_of(device, precision, convolution)
-    step = Steps(Objective(weights, content, style, engine=engine), planes(start))
-    for _ in range(2):  # one compiles and makes the buffers, the other records
-        step()
-    return step, getattr(engine.device, "held_bytes", None)
-
-
-def disagreeing(losses: dict[str, float], size: int) -> list[str]:
-    """A line for each form that does not compute the first one's loss: it must not be compared."""
-    expected = next(iter(losses.values()), 0.0)
-    found = []
-    for name, loss in losses.items():
-        within = AGREE["PyTorch" if name.startswith("PyTorch") else name.split()[1]]
-        if not abs(loss - expected) <= within * abs(expected):
-            found.append(f"{name} at {size}x{size}: expected the loss {expected:.6g} within {within:g}, got {loss:.6g}")
-    return found
 
 
 # -- the layers of one-pass networks, rung by rung ---------------------------------------------------------------------

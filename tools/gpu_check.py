@@ -1,12 +1,14 @@
-"""Everything that needs a GPU, in one call of less than 9 minutes: tests, every rung timed, VGG's whole step, a whole
-pass of a network that paints in one, PyTorch beside both.
+"""Everything that needs a GPU, in one call of less than 9 minutes: tests, every rung timed, the best tiles found, VGG's
+whole step, a whole pass of a network that paints in one, PyTorch beside both.
 
     python tools/gpu_check.py --out results.json          measure, and write what was measured
     python tools/gpu_check.py --parts layers,passes       one-pass networks alone
     python tools/gpu_check.py --print results.json        its tables; with --write into kernels/README.md
+    python tools/gpu_check.py --print results.json --write-tiles           its measured tiles into kernels/tiles.json
     python tools/gpu_check.py --device cuda-on-cpu --sizes 32 --quick      rehearse the script without a GPU
 
 What does not fit the time is left out, the largest sizes first, and named. PyTorch, where it is installed, takes part.
+What may hang, as no GPU has run it, is tried in processes of its own: rungs, tiles, and whole steps by either.
 Exit code 1 if a test failed, or if the programs that are compared do not compute the same loss.
 """
 
@@ -20,7 +22,7 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,25 +33,29 @@ import bench
 import compile_kernels
 import gpu_bench
 import gpu_graphs
+import gpu_steps
 import numpy as np
-from bench_common import ROOT, Report, commit, median, milliseconds, random_vgg19, torch_or_none, weights_for
+import tune_tiles
+from bench_common import ROOT, commit, median, random_vgg19, torch_or_none, weights_for
+from gpu_tables import tables
 
 from nstcore import engines
-from nstcore.engines.cuda import nvrtc
+from nstcore.engines.cuda import nvrtc, tiles
+from nstcore.engines.cuda.conv import TENSOR_CORES
 from nstcore.engines.cuda.precision import PRECISIONS
 from nstcore.engines.cuda.variants import all_variants
 from nstcore.errors import NstcoreError, OptionError
 from nstcore.files import check_writable, replacing
 
 SECONDS = 510  # a call of 9 minutes, less what Python and its libraries take to load and to end
-TESTS = 0.35  # of the time at most
+TESTS, TILES, RISKY = 0.35, 0.3, 0.2  # of the time, at most: the tests; tiles; whole steps that may hang
 SIZES = "256,512,1024,2048"
 PASSES = (512, 1024)  # sizes of the pictures that are painted in one pass
-PARTS = ("rungs", "layers", "passes", "steps")
+PARTS = ("rungs", "layers", "tiles", "passes", "steps")
+TUNED, TUNED_ROUNDS = (512, 1024), 3  # sizes of the pictures whose layers' tiles are measured
 GRAPHS = 128  # size of the picture for which graphs are compared with their launches
 FEW, AT_ONCE, AT_ONCE_STEPS = 512, (2, 8, 32), 50  # side of pictures, how many, steps: several painted at once
 LAYERS = 512  # size of the picture at whose layers the rungs are timed
-TABLES = ("rungs", "step")  # <!-- gpu:rungs --> and so on: VGG's, and below it that of one-pass networks
 REHEARSAL = "REHEARSAL on the CPU: every figure below is one of this script, none of a GPU"
 
 
@@ -70,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="one round, small layers, production rungs only")
     found.add_argument("--print", type=Path, metavar="FILE", dest="results", help="print the tables of these results")
     found.add_argument("--write", nargs="?", type=Path, const=bench.README, metavar="FILE", help="kernels/README.md")
+    found.add_argument(
+        "--write-tiles", nargs="?", type=Path, const=tiles.file(), metavar="FILE", help="kernels/tiles.json"
+    )
     return found
 
 
@@ -118,6 +127,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if "layers" in args.parts:
         found["layers"], wrong = gpu_bench.network_layers(engine.device, rounds, args.quick, found["peaks"], budget)
         problems += wrong
+    if "tiles" in args.parts:
+        found["tiles"] = measured_tiles(args, engine.device, rounds, budget)
+    architecture = engine.device.architecture
     del engine  # its memory is not the step's
     compiled = not args.no_compile
     if "passes" in args.parts:
@@ -125,9 +137,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         found["passes"], wrong = gpu_bench.network_passes(args.device, sizes, rounds, args.quick, compiled, budget)
         problems += wrong
     if "steps" in args.parts:
-        found["steps"], wrong = gpu_bench.steps(
-            weights, args.device, args.sizes, args.precisions, rounds, compiled, budget
-        )
+        found["steps"], wrong = whole_steps(args, architecture, weights, found["tiles"], rounds, compiled, budget)
         problems += wrong
         if args.device == "cuda" and budget.allows(0, "whether graphs have the bits of their launches"):
             wrong = gpu_graphs.unlike(weights, args.device, GRAPHS, args.precisions)
@@ -141,6 +151,45 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     found["left_out"] = budget.left_out
     found["took"] = round(args.seconds - budget.left, 1)
     return found
+
+
+def measured_tiles(
+    args: argparse.Namespace, device: Any, rounds: int, budget: gpu_bench.Budget
+) -> list[dict[str, Any]]:
+    """The lines of a table of measured tiles, as tools/tune_tiles.py makes them."""
+    had = [name for name in args.precisions if device.architecture >= PRECISIONS[name].architecture]
+    names = [name for name in had if name in TENSOR_CORES]
+    sizes, until = args.sizes[:1] if args.quick else TUNED, time.monotonic() + min(budget.left, TILES * args.seconds)
+    asked = device, sizes, names, min(rounds, TUNED_ROUNDS), until, args.quick, budget.unfit
+    lines, left_out = tune_tiles.tune(*asked) if names else ([], [])
+    for what, why in left_out:
+        budget.leave_out(what, why)
+    return lines
+
+
+def whole_steps(
+    args: argparse.Namespace,
+    architecture: int,
+    weights: Any,
+    lines: list[dict[str, Any]],
+    rounds: int,
+    compiled: bool,
+    budget: gpu_bench.Budget,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows of every form, the ones that may hang too, with the measured tiles in a file for the time being; and what is
+    wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "tiles.json" if lines else None
+        if table:
+            tune_tiles.write(table, lines, "for a moment")
+        names = [name for name in args.precisions if architecture >= PRECISIONS[name].architecture]
+        forms = gpu_steps.risky(args.device, architecture, names, table, budget.unfit)
+        asked = {"device": args.device, "weights": args.weights, "rounds": rounds, "quick": args.quick}
+        apart, wrong = gpu_steps.apart(list(forms), args.sizes, asked, budget, RISKY * args.seconds)
+    asked_of_steps = weights, args.device, args.sizes, args.precisions, rounds, compiled, budget, args.quick
+    rows, more = gpu_steps.steps(*asked_of_steps)
+    rows, others = gpu_steps.together(rows, apart, budget)
+    return rows, wrong + more + others
 
 
 def several_at_once(
@@ -214,136 +263,6 @@ def command_line(args: argparse.Namespace) -> str:
     return " ".join(words + ["--no-compile"] * args.no_compile)
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
-
-
-def tables(found: dict[str, Any]) -> dict[str, str]:
-    """What stands between each pair of markers."""
-    m = found["machine"]
-    at = f" at commit {found['commit']}" if found["commit"] else ""
-    parts = ("driver {driver}", "CUDA {cuda}", "CuPy {cupy}", "{nvrtc}", "PyTorch {torch}", "Python {python}")
-    on = [part.format(**m) for part in parts if re.findall(r"{(\w+)}", part)[0] in m]
-    how = f"`{found['command']}`{at}, on {m['gpu']}: {', '.join(on)}."
-    copy = f"A copy in memory ran at {found['peaks']['copy'] / 1e12:.2f} TB/s, read and written."
-    left_out = f" Left out: {'; '.join(found['left_out'])}." if found["left_out"] else ""
-    peaks, peaks_from = peaks_of(found)
-    parts = [
-        ("rungs", "rungs", f"Medians, by CUDA events. {peaks_from} {copy}", rung_table(found, peaks)),
-        ("rungs", "layers", f"{layer_notes(found)} {peaks_from} {copy}", layer_table(found, peaks)),
-        ("step", "steps", step_notes(found), step_table(found)),
-        ("step", "passes", f"{pass_notes(found, peaks)} {peaks_from} {copy}", pass_table(found, peaks)),
-    ]
-    sections: dict[str, list[str]] = {}
-    for section, part, notes, table in parts:
-        if found.get(part):
-            text = textwrap.fill(f"{how} {notes}{left_out}", 120, break_long_words=False, break_on_hyphens=False)
-            sections.setdefault(section, []).append(f"{text}\n\n{table}\n")
-    return {section: "\n".join(texts) for section, texts in sections.items()}
-
-
-def peaks_of(found: dict[str, Any]) -> tuple[dict[str, float], str]:
-    """FLOP/s by precision and bytes/s of a copy, and where they are from."""
-    peaks, words = dict(found["peaks"]), "The peak of a precision: the fastest large matrix product of PyTorch"
-    if "float32" not in peaks:
-        words = "Without PyTorch, the peak of a precision is the fastest of our own kernels"
-        for row in found["rungs"] + found.get("layers", []):
-            rate, name = row["operations"] / median(row["seconds"]), row.get("precision", "float32")
-            peaks[name] = max(rate, peaks.get(name, 0.0))
-    names = [f"{name} {peak / 1e12:.1f}" for name, peak in peaks.items() if name != "copy"]
-    if not names:
-        return peaks, "No peak of arithmetic was measured: a floor is of memory alone."
-    return peaks, f"{words}; TFLOP/s: {', '.join(names)}."
-
-
-def rung_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
-    rates = [(row, row["operations"] / median(row["seconds"])) for row in found["rungs"]]
-    report = Report(("layer", "C", "K", "positions", "rung", "precision", "pass", "ms", "TFLOP/s", "share of peak"))
-    for row, rate in rates:
-        share = f"{100 * rate / peaks[row['precision']]:.0f} %"
-        shape = (row["layer"], str(row["C"]), str(row["K"]), f"{row['side']}x{row['side']}")
-        time_of = milliseconds(median(row["seconds"]))
-        report.rows.append(
-            (*shape, f"conv3x3/{row['rung']}", row["precision"], row["pass"], time_of, f"{rate / 1e12:.2f}", share)
-        )
-    return report.markdown()
-
-
-def floor(operations: int, moved: int, peaks: dict[str, float]) -> float:
-    """Seconds that the GPU needs for float32 operations or for bytes, whichever is longer."""
-    arithmetic = operations / peaks["float32"] if "float32" in peaks else 0.0
-    return max(arithmetic, moved / peaks["copy"])
-
-
-def layer_notes(found: dict[str, Any]) -> str:
-    return (
-        "Layers of networks that paint in one pass, float32, each verified against the book in float64; medians, by "
-        "CUDA events, of calls as a network makes them, with the memory of their results. The floor: the longer of "
-        "the times that the operations take at the peak of float32 and the bytes at that of a copy."
-    )
-
-
-def layer_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
-    report = Report(("layer", "rung", "pass", "us", "floor, us", "share of floor", "TFLOP/s", "GB/s"))
-    for row in found.get("layers", []):
-        middle, least = median(row["seconds"]), floor(row["operations"], row["bytes"], peaks)
-        times = f"{1e6 * middle:.1f}", f"{1e6 * least:.1f}", f"{100 * least / middle:.0f} %"
-        rates = f"{row['operations'] / middle / 1e12:.2f}", f"{row['bytes'] / middle / 1e9:.0f}"
-        report.rows.append((row["layer"], row["rung"], row["pass"], *times, *rates))
-    return report.markdown()
-
-
-def pass_notes(found: dict[str, Any], peaks: dict[str, float]) -> str:
-    """How a pass was measured, and the floor of each size."""
-    floors = []
-    for size, layers in {row["size"]: row["layers"] for row in found.get("passes", [])}.items():
-        operations, moved = (sum(column) for column in zip(*layers, strict=True))
-        least = sum(floor(*layer, peaks) for layer in layers)
-        amounts = f"{operations / 1e9:.2f} GFLOP, {moved / 1e9:.3f} GB"
-        floors.append(f"{size}x{size} {amounts}, {1e3 * least:.3f} ms at least")
-    names = ", ".join(sorted({row["weights"] for row in found.get("passes", [])}))
-    return (
-        f"A picture painted by {names}, from the GPU's memory to it, interleaved; medians, by the wall clock. The "
-        f"floor, layer by layer: {'; '.join(floors)}."
-    )
-
-
-def pass_table(found: dict[str, Any], peaks: dict[str, float]) -> str:
-    rows = found.get("passes", [])
-    own = {row["size"]: median(row["seconds"]) for row in rows if row["form"] == "nstcore float32"}
-    names = ("size", "form", "median, ms", "fastest, ms", "peak memory, MB", "share of floor", "relative to nstcore")
-    report = Report(names)
-    for row in rows:
-        middle, least = median(row["seconds"]), sum(floor(*layer, peaks) for layer in row["layers"])
-        memory = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.0f}"
-        times = milliseconds(middle), milliseconds(min(row["seconds"]))
-        ratio = f"{middle / own[row['size']]:.2f}" if row["size"] in own else "-"
-        form = f"{row['size']}x{row['size']}", row["form"]
-        report.rows.append((*form, *times, memory, f"{100 * least / middle:.0f} %", ratio))
-    return report.markdown()
-
-
-def step_notes(found: dict[str, Any]) -> str:
-    problems = f" {'; '.join(found['problems'])}." if found["problems"] else ""
-    return (
-        "A step of a run: loss and gradient with respect to the pixels, Adam's update and the average of the iterates; "
-        "at a learning rate that moves no pixel, interleaved. Medians, by the wall clock, until the step's loss is "
-        "there. In float16 PyTorch's loss is multiplied by one number and the gradient not divided by it again. "
-        f"Memory: all that a form holds of the GPU's, filters and targets too. Weights: {found['weights']}.{problems}"
-    )
-
-
-def step_table(found: dict[str, Any]) -> str:
-    own = {row["size"]: median(row["seconds"]) for row in found["steps"] if row["form"] == "nstcore tf32"}
-    report = Report(("size", "form", "median, ms", "fastest, ms", "peak memory, MB", "relative to nstcore tf32"))
-    for row in found["steps"]:
-        middle = median(row["seconds"])
-        memory = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.0f}"
-        ratio = f"{middle / own[row['size']]:.2f}" if row["size"] in own else "-"
-        times = milliseconds(middle), milliseconds(min(row["seconds"]))
-        report.rows.append((f"{row['size']}x{row['size']}", row["form"], *times, memory, ratio))
-    return report.markdown()
-
-
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -364,10 +283,32 @@ def read(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path}: expected results of tools/gpu_check.py --out, got {error}") from None
 
 
+def proven(found: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The measured tiles of those precisions whose whole steps by them have the loss of the others.
+
+    Raises
+    ------
+    OptionError
+        If there are none, or if a test failed.
+    """
+    if found["tests"] and found["tests"]["exit"]:
+        raise OptionError(f"{path}: expected results in which no test failed, got {found['tests']['summary']}")
+    stepped, wrong = {row["form"] for row in found["steps"]}, tuple(found["problems"])
+    forms = {name: gpu_steps.MEASURED.format(name) for name in TENSOR_CORES}
+    right = [n for n, form in forms.items() if form in stepped and not any(line.startswith(form) for line in wrong)]
+    lines = [line for line in found.get("tiles", []) if line["precision"] in right]
+    if not lines:
+        raise OptionError(f"{path}: expected tiles, and whole steps by them with the loss of the others, got none")
+    return lines
+
+
 def refuse(args: argparse.Namespace) -> None:
     """What makes no sense, before anything is measured."""
-    if args.write and not args.results:
-        raise OptionError("--write: expected --print FILE beside it, got no results; measure them with --out FILE")
+    for option, path in (("--write", args.write), ("--write-tiles", args.write_tiles)):
+        if path and not args.results:
+            raise OptionError(
+                f"{option}: expected --print FILE beside it, got no results; measure them with --out FILE"
+            )
     if args.out and (args.device != "cuda" or args.quick):
         raise OptionError("--out: expected --device cuda without --quick, got a rehearsal, whose figures mean nothing")
     if args.out:
@@ -379,7 +320,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         refuse(args)
         if args.results:
-            for name, content in tables(read(args.results)).items():
+            found = read(args.results)
+            if args.write_tiles:
+                made = f"{found['command']}, commit {found['commit']}, {found['machine']['gpu']}"
+                tune_tiles.write(args.write_tiles, proven(found, args.results), made)
+            for name, content in tables(found).items():
                 print(content)
                 if args.write:
                     bench.write(args.write, name, content, group="gpu")

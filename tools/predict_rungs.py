@@ -17,8 +17,8 @@ from nstcore.engines.cuda.tiles import BOXES, HALO_TILE
 SHORT, TMA = (name.partition("/")[2] for name in (HALO_TILE, BOXES))
 STEPS = """\
 The same steps if 09_halo_tile computed every convolution, or those that the rule would give it (`tiles.with_halo`); or
-11_tma_wgmma every one, on GPUs that have it. No GPU has run either, so the engine takes 09 only where
-tools/tune_tiles.py has measured that it is faster, and 11 where it is asked to:"""
+11_tma_wgmma every one, on GPUs that have it. No GPU has run either, so the engine takes them only where
+tools/tune_tiles.py has measured that they are faster:"""
 LAYERS = """\
 Each convolution of theirs whose sum is not split, as it is and by 09, which leaves the pooling of "+ pool" to a launch
 of its own; MB: what the second-level cache hands to the blocks; resident: blocks that a processor holds at the same

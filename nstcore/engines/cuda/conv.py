@@ -23,7 +23,7 @@ from . import boxes, pool, tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
-from .tiles import HALO_TILE, POOLED, SPLIT_SUM, Choice, Launch, Pass, blocks
+from .tiles import HALO_TILE, POOLED, SIXTEEN_BITS, SPLIT_SUM, Choice, Launch, Pass, blocks
 from .variants import Variant
 
 BORDER = "border/01_replicate"
@@ -119,7 +119,6 @@ def _rows(w: np.ndarray) -> np.ndarray:
     return w.transpose(0, 2, 3, 1).reshape(len(w), 9, w.shape[1])
 
 
-SIXTEEN_BITS = ("float16", "bfloat16")
 TENSOR_CORES = ("tf32", *SIXTEEN_BITS)
 RUNGS = {
     "01_naive": ConvRung("conv3x3/01_naive", _naive),
@@ -162,15 +161,11 @@ def variants() -> Iterator[Variant]:
 def _launches(rung: ConvRung, precision: Precision) -> Iterator[Launch]:
     """A narrow layer, a wide one, some whose rows are not aligned; small and large. Forms repeat."""
     wide = Pass(512, 512, 64, 64, precision)
-    if rung.launch is tiles.wgmma:
-        yield from (tiles.wgmma_with(wide, tile) for tile in tiles.WARPGROUP_TILES)
-    elif rung.name == tiles.BOXES:
-        yield from (tiles.boxes_with(wide, tile) for tile in tiles.BOX_TILES)
+    if rung.pack is _rows:  # a table of measured tiles may choose any
+        own = rung.name if rung.name in tiles.TILES_OF else None
+        yield from (Choice(tile, rung=own).launch(wide) for tile in tiles.TILES_OF[own])
+    if rung.name == tiles.BOXES:  # where it cannot copy, the launch is 07's
         return
-    elif rung.name == HALO_TILE:
-        yield from (Choice(tile, halo=True).launch(wide) for tile in tiles.HALO_TILES)
-    elif rung.pack is _rows:  # a table of measured tiles may choose any
-        yield from (Choice(tile).launch(wide) for tile in tiles.TILES)
     for channels, side in product((64, 512, 513, 1), (8, 1024)):
         yield rung.launch(Pass(channels, channels, side, side, precision))
 
@@ -178,10 +173,10 @@ def _launches(rung: ConvRung, precision: Precision) -> Iterator[Launch]:
 def scratch_floats(
     rung: ConvRung | str, precision: Precision, architecture: int, C: int, K: int, H: int, W: int
 ) -> int:
-    """Floats that a layer needs for the parts of sums that are split; 0 for most."""
+    """Floats that a layer needs for the parts of sums that are split, with either border; 0 for most."""
     found = RUNGS[rung] if isinstance(rung, str) else rung
-    passes = _passes(precision, architecture, C, K, H, W)
-    each = zip((found, found.backward(precision)), passes, strict=True)
+    forward, backward = _passes(precision, architecture, C, K, H, W)
+    each = (found, forward), (found, replace(forward, replicate=True)), (found.backward(precision), backward)
     return max(one.launch(p).parts * p.positions * 4 * blocks(p.outputs, 4) for one, p in each)
 
 

@@ -1,17 +1,18 @@
 """How a convolution on tensor cores is cut up: the tile of a block, and the parts into which a tile's sum is split.
 
 `predicted` is a rule made from counting. Where somebody has measured (tools/tune_tiles.py), kernels/tiles.json says
-what was fastest, layer by layer, and `chosen` follows it. 09_halo_tile is chosen only so: it was never run on a GPU,
-and what it should gain, `with_halo`, is a prediction. Tiles change no bit of the result. The number of parts does, and
-so does 09, which adds in another order, by the rounding of a float32 sum: both depend on the layer, the precision and
-that file alone, so that a picture can be made again.
+what was fastest on GPUs of an architecture, layer by layer, and `chosen` follows it. 09_halo_tile, and 07_wgmma_16bit
+and 11_tma_wgmma, which sm_90 alone has, are chosen only so: they were never run on a GPU, and what they should gain
+(09: `with_halo`) is a prediction. Tiles change no bit of the result. The number of parts does, and so do 07, 09 and 11,
+which add in other orders, by the rounding of a float32 sum: all depend on the layer, the precision, the architecture
+and that file alone, so that a picture can be made again.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -56,10 +57,23 @@ BOX_STAGES: dict[Tile, tuple[int, int]] = {(256, 128): (3, 7), (128, 128): (2, 4
 BOX_THREADS, BARRIER_BYTES = 288, 8
 BOX_COLUMNS, BOX_CHANNELS = 8, 64  # of a box of positions
 
+# Of a rung by name; None: the one in use
+TILES_OF: dict[str | None, Collection[Tile]] = {
+    None: TILES,
+    WGMMA: WARPGROUP_TILES,
+    HALO_TILE: HALO_TILES,
+    POOLED: TILES,
+    BOXES: BOX_TILES,
+}
+OF_SM_90, SIXTEEN_BITS = (WGMMA, BOXES), ("float16", "bfloat16")  # rungs that no other GPU has, and their precisions
+
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of one layer: from (H, W, inputs) to (H, W, outputs); whether what it reads has a replicated border."""
+    """One pass of one layer: from (H, W, inputs) to (H, W, outputs); whether what it reads has a replicated border.
+
+    With `pooled`, together with the pooling above the layer.
+    """
 
     inputs: int
     outputs: int
@@ -68,6 +82,7 @@ class Pass:
     precision: Precision
     architecture: int = 90
     replicate: bool = False
+    pooled: bool = False
 
     @property
     def positions(self) -> int:
@@ -98,28 +113,28 @@ class Launch:
 
 @dataclass(frozen=True)
 class Choice:
-    """A tile, and into how many parts its sum is split: 1 for not at all. Or, with `halo`, one of HALO_TILES."""
+    """A tile of a rung, by name in TILES_OF, and into how many parts its sum is split: 1 for not at all.
+
+    Without a name the rung is the one in use, 05 or 06, or 08 for several parts; only those have them.
+    """
 
     tile: Tile
     parts: int = 1
-    halo: bool = False
+    rung: str | None = None
 
     def blocks(self, p: Pass) -> int:
-        """How many tiles a pass has."""
+        """How many tiles of 05, 06 or 09 a pass has."""
         m, n = self.tile
         places = blocks(p.positions, m)
-        if self.halo:
+        if self.rung == HALO_TILE:
             places = blocks(p.H, m // HALO_COLUMNS) * blocks(p.W, HALO_COLUMNS)
         return places * blocks(p.outputs, n)
 
     def launch(self, p: Pass, always_split: bool = False) -> Launch:
-        """Of 05 or 06; of 08, if there are parts, or if told so; of 09, with `halo`."""
+        """By its rung; without a name of 05 or 06; of 08, if there are parts, or if told so."""
+        if self.rung is not None:
+            return replace(_OF_RUNG[self.rung](p, self.tile), rung=self.rung)
         m, n = self.tile
-        if self.halo:
-            defines = {"TILE_M": m, "TILE_N": n, "ALIGNED": p.aligned}
-            threads = 32 * (m // 64) * (n // 64)
-            shared = 2 * (with_border(m) + TAPS_OF_A_STAGE * n) * ROW_BYTES  # what is multiplied, and what is ahead
-            return Launch((self.blocks(p),), threads, defines, shared, rung=HALO_TILE)
         defines = {"TILE_M": m, "TILE_N": n, "STAGES": STAGES, "ALIGNED": p.aligned}
         parts = self.parts if self.parts > 1 or always_split else 0
         grid = (self.blocks(p), parts) if parts else (self.blocks(p),)
@@ -128,20 +143,23 @@ class Choice:
     def unit(self, cache: bool) -> float:
         """How long a chunk takes, see TILES; with `cache`, no less than its operands are on their way."""
         m, n = self.tile
-        products = (HALO_TILES if self.halo else TILES)[self.tile]
-        positions = with_border(m) / 9 if self.halo else m  # 09 copies them once for nine taps
+        halo = self.rung == HALO_TILE
+        products = (HALO_TILES if halo else TILES)[self.tile]
+        positions = with_border(m) / 9 if halo else m  # 09 copies them once for nine taps
         return max(products, (positions + n) * ROW_BYTES / CACHE) if cache else products
 
     def time(self, p: Pass, cache: bool = False) -> float:
         """What the busiest multiprocessor has to do, in units of TILES; `cache` as in `unit`."""
-        chunks = 9 * blocks(p.inputs * p.precision.dtype.itemsize, ROW_BYTES) if self.halo else _chunks(p)
+        whole = 9 * blocks(p.inputs * p.precision.dtype.itemsize, ROW_BYTES)
+        chunks = whole if self.rung == HALO_TILE else _chunks(p)
         turns = blocks(self.blocks(p) * self.parts, PROCESSORS)
         busy = turns * self.unit(cache) * blocks(chunks, self.parts)
         return busy if self.parts == 1 else busy + LAUNCH + p.positions * p.outputs * self.parts / FLOATS
 
 
 UNALIGNED = Choice((64, 64))  # more to keep in registers
-Table = Mapping[tuple[int, str, int, int, int], Choice]
+Key = tuple[int, str, int, int, bool]
+Table = Mapping[Key, Mapping[int, Choice]]  # by `_key` and `bucket`
 
 
 def with_border(positions: int) -> int:
@@ -182,8 +200,8 @@ def predicted(p: Pass) -> Choice:
 def halo(p: Pass) -> Choice:
     """The same of the tiles of 09."""
     if not p.aligned:
-        return Choice((256, 64), halo=True)
-    return min((Choice(tile, halo=True) for tile in HALO_TILES), key=lambda choice: choice.time(p, cache=True))
+        return Choice((256, 64), rung=HALO_TILE)
+    return min((Choice(tile, rung=HALO_TILE) for tile in HALO_TILES), key=lambda choice: choice.time(p, cache=True))
 
 
 def with_halo(p: Pass) -> Choice:
@@ -193,11 +211,27 @@ def with_halo(p: Pass) -> Choice:
 
 
 def chosen(p: Pass) -> Choice:
-    """What was measured to be fastest for such a layer, else what the rule predicts."""
-    if not p.aligned:
-        return UNALIGNED
-    key = p.architecture, p.precision.name, p.inputs, p.outputs, bucket(p.positions)
-    return measured(file()).get(key) or predicted(p)
+    """What was measured to be fastest for such a pass, if it can compute this one, else what the rule predicts."""
+    return _fastest(p) or predicted(p)
+
+
+def _fastest(p: Pass) -> Choice | None:
+    """What was measured to be fastest for a layer of about as many positions, or of those fewer that come next.
+
+    A tile that pays for few positions pays for more of them; not so parts. TMA copies no repeated border.
+    """
+    found, mine = measured(file()).get(_key(p), {}), bucket(p.positions)
+    near = max((b for b in found if b <= mine), default=mine)
+    choice = found.get(near)
+    if choice is None or not p.aligned or (choice.parts > 1 and near < mine) or (choice.rung == BOXES and p.replicate):
+        return None
+    return choice
+
+
+def _of_05_or_06(p: Pass) -> Choice:
+    """What is chosen, if that is one of theirs, else what the rule predicts: for what is made in the same way."""
+    choice = chosen(p)
+    return choice if choice.rung is None else predicted(p)
 
 
 # -- what was measured -------------------------------------------------------------------------------------------------
@@ -213,6 +247,10 @@ def bucket(positions: int) -> int:
     return round(math.log2(positions))
 
 
+def _key(p: Pass) -> Key:
+    return p.architecture, p.precision.name, p.inputs, p.outputs, p.pooled
+
+
 @cache
 def measured(path: Path) -> Table:
     """The table in a file that tools/tune_tiles.py wrote; an empty one if there is no file.
@@ -222,9 +260,11 @@ def measured(path: Path) -> Table:
     DeviceError
         If the file is anything else.
     """
+    found: dict[Key, dict[int, Choice]] = {}
     try:
-        layers = json.loads(path.read_bytes())["layers"]
-        return dict(_entry(layer) for layer in layers)
+        for layer in json.loads(path.read_bytes())["layers"]:
+            key, positions, choice = _entry(layer)
+            found.setdefault(key, {})[bucket(positions)] = choice
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -232,21 +272,23 @@ def measured(path: Path) -> Table:
         raise DeviceError(
             f"{path}: expected what tools/tune_tiles.py writes, got {reason}; run it again with --write, or delete it"
         ) from None
+    return found
 
 
-def _entry(layer: Mapping[str, Any]) -> tuple[tuple[int, str, int, int, int], Choice]:
+def _entry(layer: Mapping[str, Any]) -> tuple[Key, int, Choice]:
     numbers = [layer[name] for name in ("architecture", "inputs", "outputs", "positions", "parts")]
     if not all(type(n) is int and n > 0 for n in numbers):
         raise ValueError(f"numbers {numbers}")
     architecture, inputs, outputs, positions, parts = numbers
-    m, n = layer["tile"]
-    choice = Choice((m, n), parts, layer.get("halo", False))
-    known, most = (HALO_TILES, 1) if choice.halo is True else (TILES, PARTS[-1])
-    precisions = ("tf32", "float16", "bfloat16")
-    fits = choice.tile in known and parts in PARTS and parts <= most and layer["precision"] in precisions
-    if not fits or type(choice.halo) is not bool:
-        raise ValueError(f"a tile of {choice.tile} in {parts} parts for {layer['precision']}, halo {choice.halo}")
-    return (architecture, layer["precision"], inputs, outputs, bucket(positions)), choice
+    precision, pooled, rung, (m, n) = (layer[name] for name in ("precision", "pooled", "rung", "tile"))
+    choice = Choice((m, n), parts, rung)
+    fits = choice.tile in TILES_OF.get(rung, ()) and parts in (PARTS if rung is None else (1,))
+    fits = fits and precision in (SIXTEEN_BITS if rung in OF_SM_90 else ("tf32", *SIXTEEN_BITS))
+    fits = fits and (rung not in OF_SM_90 or architecture == 90) and (rung != POOLED or pooled is True)
+    if not fits or type(pooled) is not bool:
+        what = f"{precision} on sm_{architecture}, pooled {pooled}"
+        raise ValueError(f"a tile of {choice.tile} in {parts} parts of {rung} for {what}")
+    return (architecture, precision, inputs, outputs, pooled), positions, choice
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -259,7 +301,7 @@ def tensor_core(p: Pass) -> Launch:
 
 def split_sum(p: Pass) -> Launch:
     """The same, but always split, as far as there is anything to split."""
-    choice = chosen(p)
+    choice = _of_05_or_06(p)
     return Choice(choice.tile, max(choice.parts, min(2, _chunks(p)))).launch(p, always_split=True)
 
 
@@ -268,18 +310,33 @@ def halo_tile(p: Pass) -> Launch:
     return halo(p).launch(p)
 
 
-def pooled(p: Pass) -> Launch:
-    """Of 10, a block: the tile that is chosen for the layer, of windows of four positions; one block for a sum."""
-    m, n = (predicted(p) if chosen(p).halo else chosen(p)).tile
-    windows = blocks(p.H, 2) * blocks(p.W, 2)
-    usual = Choice((m, n)).launch(p)
-    return replace(usual, grid=(blocks(windows, m // 4) * blocks(p.outputs, n),), rung=POOLED)
+def halo_tile_with(p: Pass, tile: Tile) -> Launch:
+    """Of 09, with that tile: room for what is multiplied and for what is ahead."""
+    m, n = tile
+    shared = 2 * (with_border(m) + TAPS_OF_A_STAGE * n) * ROW_BYTES
+    defines = {"TILE_M": m, "TILE_N": n, "ALIGNED": p.aligned}
+    return Launch((Choice(tile, rung=HALO_TILE).blocks(p),), 32 * (m // 64) * (n // 64), defines, shared)
 
 
 def pools(p: Pass) -> bool:
-    """Whether 10 takes the place of what is chosen for a layer: not where that splits its sums, or is 09."""
-    choice = chosen(p)
-    return choice.parts == 1 and not choice.halo
+    """Whether 10 takes the place of what is chosen for a layer, and of the pooling above it: where it was measured to
+    be faster than both; where nobody has measured, if 05 or 06 is chosen, its sum not split.
+    """
+    found, choice = _fastest(replace(p, pooled=True)), chosen(p)
+    return found.rung == POOLED if found else choice.rung is None and choice.parts == 1
+
+
+def pooled(p: Pass) -> Launch:
+    """Of 10, a block: the tile that was measured to be fastest, or that is chosen for the layer."""
+    found = _fastest(replace(p, pooled=True))
+    tile = found.tile if found and found.rung == POOLED else _of_05_or_06(p).tile
+    return Choice(tile, rung=POOLED).launch(p)
+
+
+def pooled_with(p: Pass, tile: Tile) -> Launch:
+    """Of 10, with that tile, of windows of four positions; one block for a sum."""
+    (m, n), windows = tile, blocks(p.H, 2) * blocks(p.W, 2)
+    return replace(Choice(tile).launch(p), grid=(blocks(windows, m // 4) * blocks(p.outputs, n),))
 
 
 def wgmma(p: Pass) -> Launch:
@@ -324,3 +381,11 @@ def _first_done(p: Pass, tiles: Mapping[Tile, int], places: Callable[[Pass, int]
         return blocks(places(p, tile[0]) * blocks(p.outputs, tile[1]), PROCESSORS) * tiles[tile]
 
     return min(tiles, key=time)
+
+
+_OF_RUNG: dict[str, Callable[[Pass, Tile], Launch]] = {
+    WGMMA: wgmma_with,
+    HALO_TILE: halo_tile_with,
+    POOLED: pooled_with,
+    BOXES: boxes_with,
+}
