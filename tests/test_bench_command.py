@@ -31,7 +31,7 @@ from nstcore.optim.pairs import Pairs
 from nstcore.optim.states import LBFGSState
 
 SMALL = bench.Size(9, 14, 32, 64)
-NO_OPERATION = [("border", "replicate"), ("features", "tile")]
+NO_OPERATION = [("border", "replicate"), ("features", "tile"), ("gates", "direct")]
 CUDA = [(name, rung) for name in bench.OPERATIONS for rung in bench.rungs(name, "cuda")]
 QUICK = {("conv", "01_naive"), ("total-variation", "01_two_stage"), ("adam", "01_elementwise")}
 
@@ -211,7 +211,7 @@ def test_a_name_that_two_rungs_have_is_refused():
 
 def test_every_file_of_a_ladder_is_a_rung_but_those_that_are_no_operation():
     files = {f"kernels/cuda/{name}.cu" for name in source.rungs()}
-    # The border comes with the convolution; the others only turn the layout at the ends of a part of the network
+    # The border comes with the convolution; the others only turn what a part of the network takes and leaves
     assert {rung.code for _, rung in CUDA} == files - {f"kernels/cuda/{n}/01_{m}.cu" for n, m in NO_OPERATION}
 
 

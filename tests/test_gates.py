@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_engines import pixels_of
-from test_parts import each
+from test_parts import each, machines
 
 from nstcore import engines, vgg
 from nstcore.engines import TapGradient, gates
 from nstcore.engines.cpu import library
+from nstcore.engines.cuda.on_cpu import problem
 from nstcore.vgg import Part
+
+on_cpu = pytest.mark.skipif(problem() is not None, reason=str(problem()))
+each_with_gates = pytest.mark.parametrize(
+    ("device", "kernels"), [*machines(), pytest.param("cuda-on-cpu", None, id="cuda-on-cpu", marks=on_cpu)]
+)
 
 # Parts with taps: at their beginning, in the middle, none, a pooling's, before the ReLU; of one block and of several
 CASES = [
@@ -38,10 +44,11 @@ def from_features_and_gates(engine, network, x, above=None):
     network.forward(engine.array(x))
     found = {step.name: network.gates(step) for step in network.gated}
     gradients = gradients_of(network, engine)
-    from_features = np.array(network.backward(gradients, above))
+    above = None if above is None else engine.array(above)
+    from_features = engine.numpy(network.backward(gradients, above))
     network.forward(engine.array(np.zeros_like(x)))  # what it finds there is another picture's
     network.reopen(engine.array(x), found)
-    return from_features, np.array(network.backward(gradients, above)), found
+    return from_features, engine.numpy(network.backward(gradients, above)), found
 
 
 def inputs(part, size, seed=0):
@@ -56,7 +63,7 @@ def inputs(part, size, seed=0):
     return x, rng.standard_normal((channels, *(n // stride for n in size))).astype(np.float32)
 
 
-@each
+@each  # and the cuda engine, in all its precisions, in test_cuda_gates.py
 @pytest.mark.parametrize("pooling", ["max", "average", "l2"])
 def test_the_gradient_from_gates_is_that_from_features(narrow, device, kernels, pooling):
     engine, weights = engines.create(device), narrow("replicate" if pooling == "average" else "zero")
@@ -83,7 +90,7 @@ def test_of_equal_values_the_first_wins(narrow, kernels):
         np.testing.assert_array_equal(gates.bits(network.gates(step), step.out_channels), passed)
 
 
-@each
+@each_with_gates
 def test_gates_are_what_forward_decided(narrow, device, kernels):
     engine = engines.create(device)
     network = engine.network(narrow(), ["conv1_1"], "max", Part(1, 2))
@@ -126,7 +133,7 @@ def test_what_lies_behind_the_deepest_tap_is_not_computed_again(random_vgg19, pa
     assert [step.name for step in network.gated] == gated
 
 
-@each
+@each_with_gates
 def test_reopening_computes_the_steps_up_to_the_deepest_tap(narrow, device, kernels):
     engine, seen = engines.create(device), []
     network = engine.network(narrow(), ["relu1_1"], "max", Part(1, 3))

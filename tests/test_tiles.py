@@ -229,14 +229,11 @@ def test_both_optimizers_work_on_disk(narrow, minimize, monkeypatch):
 # -- the interface -----------------------------------------------------------------------------------------------------
 
 
-def test_a_device_has_fewer_cuts(narrow):
-    found = {}
-    for device in ("cpu", "cuda-on-cpu"):
-        engine = TiledEngine(engines.create(device), Tiling(48))
-        found[device] = engine.network(narrow(), ["relu3_1", "relu5_1"], "max")
-    assert [network.part.last for network in found["cpu"].networks] == [2, 3, 4, None]
-    assert [network.part.last for network in found["cuda-on-cpu"].networks] == [2, 3, None]
-    assert TiledEngine(engines.create("cuda-on-cpu"), Tiling(48, (1,))).tiling.cuts == (1,)
+@pytest.mark.parametrize("device", ["reference", "cpu", "cuda-on-cpu"])
+def test_every_engine_is_cut_alike_and_goes_back_from_gates(narrow, device):
+    network = TiledEngine(engines.create(device), Tiling(48)).network(narrow(), ["relu2_1", "relu5_1"], "max")
+    assert [part.part.last for part in network.networks] == [2, 3, 4, None]
+    assert [network.tiling.gated(part) is part for part in network.networks] == [True, True, True, False]
 
 
 def test_what_was_not_asked_is_not_there(narrow):

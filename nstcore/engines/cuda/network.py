@@ -17,8 +17,10 @@ from ... import vgg
 from ...errors import LayerError, ShapeError
 from ...pretrained.weights import Weights
 from ...vgg import Step
-from ..base import BACKWARD, FORWARD, PIXELS, TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..gates import GatedNetwork
 from . import features, filters, pool
+from . import gates as words
 from .conv import RUNGS, Convolution, pools, scratch_floats
 from .device import Array, Device
 from .gram import Grams
@@ -34,7 +36,7 @@ from .statistics import CudaStatistics
 from .tap_gradients import TapGradients
 
 
-class CudaNetwork(CudaStatistics):
+class CudaNetwork(CudaStatistics, GatedNetwork):
     """VGG in CUDA kernels, or a part of it.
 
     The gradient of a part lies where the next call, forward or backward, writes.
@@ -87,6 +89,7 @@ class CudaNetwork(CudaStatistics):
         self._sums: dict[str, Array] = {}
         self._scratch: Array = None
         self._pixels: Array = None  # of the last forward
+        self._gates: Mapping[str, np.ndarray] | None = None  # of the last `reopen`, where that came last
         self._above: Array = None  # of the backward that is under way
         self._there = False  # whether the features are those of the last forward
         self._loss_scale = LossScale(self.losses) if self.precision is FLOAT16 else None
@@ -174,18 +177,22 @@ class CudaNetwork(CudaStatistics):
     # -- forward --------------------------------------------------------------------------------------------------
 
     def forward(self, pixels: Array) -> None:
+        self._forward(pixels)
+
+    def _forward(self, pixels: Array, gates: Mapping[str, np.ndarray] | None = None) -> None:
+        """All steps; with gates, those that `reopen` computes, and the gates in the place of the others' features."""
         if self.part.first > 1 and pixels.shape[0] != self.steps[0].in_channels:
             raise ShapeError(
                 f"features: expected ({self.steps[0].in_channels}, H, W), the input of block {self.part.first}, "
                 f"got {pixels.shape}"
             )
         self._resize(*pixels.shape[1:])
-        self._pixels = pixels
+        self._pixels, self._gates = pixels, gates
         x = self.buffers[self._first]
         if self.part.first == 1:
             with self._timed(PIXELS, FORWARD):
                 self._enter(x)
-        for i, step in enumerate(self.steps):
+        for i, step in enumerate(self.steps if gates is None else self.steps[: self.again]):
             done = step.kind == "pool" and self._convolutions[self.steps[i - 1].name].pooling is not None
             if not done:
                 with self._timed(step.name, FORWARD):
@@ -193,6 +200,9 @@ class CudaNetwork(CudaStatistics):
                         self._enter(x)
                     self._step_forward(i, x, self.buffers)
             x = self.buffers.get(step.output)
+        if gates is not None:
+            for step in self.gated:
+                self._open(step, gates[step.name])
         self._there = True
 
     @property
@@ -274,6 +284,29 @@ class CudaNetwork(CudaStatistics):
 
     # -- backward -------------------------------------------------------------------------------------------------
 
+    def gates(self, step: Step, window: tuple[slice, slice] = EVERYWHERE) -> np.ndarray:
+        self._need_features()
+        choices, (_, H, W) = self._choices_of(step), self.shapes(*self.size)[step.output]
+        if choices is None:
+            return words.of_features(self.device, self.precision, self.buffers[step.output], window)
+        return words.of_choices(self.device, self.precision, choices, H, W, self.pooling, window)
+
+    def reopen(self, pixels: Array, gates: dict[str, np.ndarray]) -> None:
+        self._forward(pixels, gates)
+
+    def _open(self, step: Step, gates: np.ndarray) -> None:
+        """Gates in the place of what the backward pass reads of a convolution's features."""
+        choices = self._choices_of(step)
+        if choices is None:
+            words.open_features(self.device, self.precision, gates, self.buffers[step.output])
+        else:
+            words.open_choices(self.device, self.precision, gates, choices)
+
+    def _choices_of(self, step: Step) -> Array:
+        """What the pooling right above a convolution leaves for the way back; None where the features are read."""
+        above = self.steps[self.steps.index(step) + 1 :][:1]
+        return self.buffers.get(f"{above[0].name}:choices") if above else None
+
     def backward(self, gradients: Mapping[str, Sequence[TapGradient]], above: Array = None) -> Array:
         self._need_features()
         self._take(above)
@@ -281,7 +314,7 @@ class CudaNetwork(CudaStatistics):
             gradient = self._backward(gradients, Scales())
         else:
             gradient = self._scaled(gradients, self._loss_scale)
-        self._there, self._above = False, None
+        self._there, self._above, self._gates = False, None, None
         return gradient
 
     def _scaled(self, gradients: Mapping[str, Sequence[TapGradient]], scale: LossScale) -> Array:
@@ -298,7 +331,7 @@ class CudaNetwork(CudaStatistics):
             if finite or not scale.lower():
                 scale.restore()
                 return gradient
-            self.forward(self._pixels)  # a gradient was beyond float16; backward has used up the features
+            self._forward(self._pixels, self._gates)  # a gradient was beyond float16; backward has used up the features
 
     def _take(self, above: Array) -> None:
         """What the next part sends back, for as long as the backward pass takes."""

@@ -16,7 +16,7 @@ from . import source
 from .precision import Precision
 
 MODULES = (
-    *("conv", "gram", "pool", "pixels", "features", "block_mean", "losses", "moments", "vectors"),
+    *("conv", "gram", "pool", "pixels", "features", "gates", "block_mean", "losses", "moments", "vectors"),
     *("general_conv", "instance_norm", "resize"),
 )
 

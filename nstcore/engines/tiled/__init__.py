@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from . import work
 from .geometry import framed, tiles, within
 from .low import LowEngine
 from .network import TiledNetwork
-from .tiling import CUTS, FEW, GRID, Tiling
+from .tiling import GRID, Tiling
 from .vectors import StripVectors
 from .windows import cut, paste
 
@@ -58,8 +57,6 @@ class TiledEngine(Engine):
         self.threads, self.notice = base.threads, base.notice
         # What computes on arrays of a picture's size: the engine underneath, unless its arrays are not NumPy's
         self.host = base if isinstance(base.array(np.zeros(1)), np.ndarray) else CpuEngine("float32")
-        if self.host is not base and tiling.cuts == CUTS:
-            tiling = replace(tiling, cuts=FEW)
         self.tiling = tiling
         self.vectors = StripVectors(self.host.vectors, self.new)
         self._means: dict[int, np.ndarray] = {}  # the last ones of each size of block

@@ -2,8 +2,8 @@
 
 The first block has the fewest multiplications, a tenth of VGG19's, and the most features, as many as all that follow.
 So it is computed as `network` computes tiles, each band of rows with a halo of a few rows, once on the way forward and
-again on the way back; of an engine with gates, only the features that the losses ask for. The other blocks are computed
-in one piece, once, and hold all that they have.
+again on the way back; on a CPU, from gates, only the features that the losses ask for. The other blocks are computed in
+one piece, once, and hold all that they have.
 
         forward     for each band:   rows of the picture -> features -> statistics, gates, what pool1 gives to the rest
                     the rest, as any network

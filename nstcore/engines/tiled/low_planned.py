@@ -6,6 +6,8 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from ... import vgg
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
@@ -34,7 +36,9 @@ class PlannedInBands(Network):
         self.first = base.network(weights, of_first, pooling, vgg.Part(1, 1 if deep else None))
         rest = [tap for tap in self.taps if tap not in of_first]
         self.rest = base.network(weights, rest, pooling, vgg.Part(2)) if deep else None
-        self._gated = self.first if isinstance(self.first, GatedNetwork) and self.first.gated else None
+        # Gates lie on the host: over a GPU's link they would take longer than computing the band again
+        near = isinstance(base.array(np.zeros(1)), np.ndarray)
+        self._gated = self.first if near and isinstance(self.first, GatedNetwork) and self.first.gated else None
         self._lends = isinstance(self.rest, GatedNetwork) and self.rest.lends
         self.itemsize, self.apart = self.first.itemsize, self.first.apart
         self._filters = sum(network.memory(64, 64)["filters"] for network in self._networks)

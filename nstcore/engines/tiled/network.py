@@ -3,8 +3,8 @@
 Statistics are sums over positions, and every other number of the objective follows from them. So a picture is gone over
 twice: the forward sweep counts each tile's own part of the features into the statistics, and keeps no features but one
 bit of each, its gate (`nstcore.engines.gates`); the backward sweep carries back what the losses send, tile by tile,
-through these bits, and computes again the features alone that the losses ask for. An engine without gates computes all
-of them again.
+through these bits, and computes again the features alone that the losses ask for; with L2 pooling, which has no gates,
+all of them.
 
 A tile needs a halo as wide as the network sees, 160 pixels to relu5_1: much work for nothing. So the network is cut at
 poolings into parts, each with a halo of its own that is a few positions wide. What a part ends with is stored for

@@ -12,7 +12,6 @@ from ..gates import GatedNetwork
 from .geometry import ENDLESS, Reach
 
 CUTS = (2, 3, 4)  # blocks whose poolings end a part; not 1: its 64 bytes a pixel would cost more than they save
-FEW = (2, 3)  # for a device, to which what lies between the parts has to pass a link
 GRID = 16  # pixels: where the deepest layer's positions begin
 FARTHEST = 8  # times as large as the first part's tiles others may be
 
