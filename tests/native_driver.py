@@ -197,11 +197,11 @@ def main(path: str, instructions: str, short: str | None = None) -> None:
         optimize(kernels, crew, count, rng)
     for crew in three:
         layers(kernels, crew, rng)
-    crews = itertools.cycle([*three, three[1]])
+    crews, sizes = itertools.cycle([*three, three[1]]), itertools.cycle([SIZES[::2], SIZES[1::2]])
     for padding, pooling, taps in itertools.product(("zero", "replicate"), ("max", "average", "l2"), TAPS):
         weights = random_weights(deepest="conv5_1", padding=padding)
         network = native.NativeNetwork(weights, taps, pooling, kernels, next(crews))
-        for size in SIZES:
+        for size in next(sizes):
             step(network, size, rng)
         for part, tap in PARTS if taps is TAPS[-1] else ():
             network = native.NativeNetwork(weights, [tap], pooling, kernels, next(crews), part)
