@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..errors import DeviceError
-from .base import Asked, Engine, Network, TapGradient
+from .asked import Asked, TapGradient
+from .base import Engine, Network
 
 __all__ = ["DEVICES", "PRECISIONS", "Asked", "Engine", "Network", "TapGradient", "create"]
 

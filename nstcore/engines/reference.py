@@ -15,7 +15,8 @@ from .. import ops, vgg
 from ..optim import Vectors
 from ..pretrained.weights import Weights
 from ..vgg import Step
-from .base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Engine, TapGradient
+from .asked import TapGradient
+from .base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, Engine
 from .gates import GatedNetwork, bits, choice_of, winners, words
 
 

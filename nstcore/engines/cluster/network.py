@@ -27,7 +27,8 @@ import numpy as np
 from ... import vgg
 from ...errors import DeviceError, RunError
 from ...pretrained.weights import Weights
-from ..base import EVERYWHERE, Asked
+from ..asked import Asked
+from ..base import EVERYWHERE
 from ..tiled.geometry import Tile
 from ..tiled.network import Gradients, Guide, Measured, PartPlan, TiledNetwork
 from ..tiled.tiling import Tiling

@@ -17,7 +17,8 @@ import numpy as np
 from ... import ops, vgg
 from ...pretrained.weights import Weights
 from ...vgg import WHOLE, Part, Step
-from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..asked import TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS
 from ..gates import GatedNetwork
 from .arena import Arena, Spare
 from .blocks import CB, Guide, Kept, added, address, aligned, counted, extent, fitting

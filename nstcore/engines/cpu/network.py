@@ -11,7 +11,8 @@ import numpy as np
 from ... import ops
 from ...pretrained.weights import Weights
 from ...vgg import WHOLE, Part, Step
-from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..asked import TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS
 from ..gates import GatedNetwork, bits, choice_of, winners, words
 from . import layers, statistics
 from .arena import Arena

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import TapGradient
+from ..asked import TapGradient
 from .device import Array
 from .later import LaterArray
 from .losses import ROWS, STYLE, Losses

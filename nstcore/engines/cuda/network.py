@@ -17,7 +17,8 @@ from ... import vgg
 from ...errors import LayerError, ShapeError
 from ...pretrained.weights import Weights
 from ...vgg import Step
-from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS, TapGradient
+from ..asked import TapGradient
+from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS
 from ..gates import GatedNetwork
 from . import features, filters, pool
 from . import gates as words

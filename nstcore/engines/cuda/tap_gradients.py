@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..base import TapGradient
+from ..asked import TapGradient
 from .device import Array
 from .gram import gram_backward
 from .loss_scale import Scales

@@ -24,7 +24,8 @@ import numpy as np
 
 from ... import vgg
 from ...pretrained.weights import Weights
-from ..base import EVERYWHERE, Asked, Engine, Network, TapGradient
+from ..asked import Asked, TapGradient
+from ..base import EVERYWHERE, Engine, Network
 from ..gates import GATES, GatedNetwork
 from .geometry import Tile
 from .low_planned import PlannedInBands

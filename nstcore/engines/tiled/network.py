@@ -27,7 +27,8 @@ import numpy as np
 from ... import vgg
 from ...disk import release, strips
 from ...pretrained.weights import Weights
-from ..base import EVERYWHERE, Asked, TapGradient
+from ..asked import Asked, TapGradient
+from ..base import EVERYWHERE
 from ..gates import GATES
 from . import work
 from .geometry import Tile

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Engine, Network, TapGradient
+from ..asked import TapGradient
+from ..base import Engine, Network
 from ..gates import GatedNetwork
 from .windows import ALL, Window
 
