@@ -16,7 +16,7 @@ from cuda_devices import machine, stand_in, unoptimised  # noqa: F401  (fixtures
 from nstcore import vgg
 from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)
 from nstcore.engines.cpu import library
-from nstcore.engines.cuda import gpu, on_cpu
+from nstcore.engines.cuda import gpu, on_cpu, tiles
 from nstcore.pretrained import FastWeights, Weights, convert, load_fast_weights, read_weights
 
 # Where nothing is kept, each of the hundreds of processes that tests start compiles the whole package again
@@ -46,6 +46,13 @@ def pytest_collection_modifyitems(items):
 def no_network(monkeypatch):
     """`--weights auto` downloads where it can; a test that wants that takes this away again."""
     monkeypatch.setenv("NSTCORE_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def no_measured_tiles(request, monkeypatch, tmp_path_factory):
+    """The stand-in follows the rule, whatever kernels/tiles.json holds: tests know its bits. A GPU follows the file."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr(tiles, "file", lambda: tmp_path_factory.getbasetemp() / "no tiles.json")
 
 
 @pytest.fixture(autouse=True)
