@@ -222,13 +222,13 @@ BUGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_caught(stand_in, monkeypatch, bug):
+def test_a_planted_bug_is_caught(unoptimised, monkeypatch, bug):
     plant(monkeypatch, "gram/02_shared_tile", *BUGS[bug])
     if bug == "nothing":
-        check_forward(stand_in, 70, 300, "02_shared_tile", FLOAT32)
+        check_forward(unoptimised, 70, 300, "02_shared_tile", FLOAT32)
     else:
         with pytest.raises(AssertionError):
-            check_forward(stand_in, 70, 300, "02_shared_tile", FLOAT32)
+            check_forward(unoptimised, 70, 300, "02_shared_tile", FLOAT32)
 
 
 SANITIZED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +10,29 @@ from pathlib import Path
 import pytest
 from test_cuda_on_cpu import BUGS, HERE, VOCABULARY, launch, needs_compiler
 
-from nstcore.engines.cuda import on_cpu, on_cpu_build, source
+from nstcore.engines.cuda import cache, on_cpu, on_cpu_build, source
 from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice
 from nstcore.engines.cuda.precision import FLOAT32
 from nstcore.errors import DeviceError
 
 
+@pytest.fixture(scope="module")
+def emulations(tmp_path_factory) -> list[Path]:
+    """The emulation for two kinds of build."""
+    if on_cpu.problem() is None:
+        for build in ("debug", "fast"):
+            on_cpu_build._emulation(build, tmp_path_factory.mktemp(build))
+    return [*cache.folder().glob("emulation_*.o")]
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
+def home(tmp_path, monkeypatch, emulations) -> Path:
+    """A cache that holds no kernel, but the emulation, as after the first one."""
     monkeypatch.setenv("NSTCORE_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "kernels"
+    cache.folder().mkdir(parents=True)
+    for path in emulations:
+        shutil.copy2(path, cache.folder())
+    return cache.folder()
 
 
 def small(folder: Path, body: str = "y[threadIdx.x] = 1.f;", head: str = "") -> source.Rung:
@@ -30,7 +44,7 @@ def small(folder: Path, body: str = "y[threadIdx.x] = 1.f;", head: str = "") -> 
 @needs_compiler
 def test_a_kernel_is_compiled_once(home, tmp_path, monkeypatch):
     first = on_cpu_build.library(small(tmp_path), {"A": "1"}, "debug")
-    assert [p.name for p in home.iterdir()] == [first.name]
+    assert list(home.glob("*.so")) == [first]
     compiled = []
     monkeypatch.setattr(on_cpu_build, "_compile", lambda *_: compiled.append(1) or sys.exit("compiled again"))
     assert on_cpu_build.library(small(tmp_path), {"A": "1"}, "debug") == first
@@ -65,7 +79,57 @@ print(on_cpu_build.library(source.parse(Path({str(tmp_path / "small.cu")!r}), "s
     outputs = [p.communicate(timeout=120)[0] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert outputs[0] == outputs[1]
-    assert [str(p) for p in home.iterdir()] == [outputs[0].strip()]
+    assert [str(p) for p in home.glob("*.so")] == [outputs[0].strip()]
+    assert {p.name.split("_")[0] for p in home.iterdir()} == {"emulation", "small"}
+
+
+@needs_compiler
+def test_the_emulation_is_compiled_once_for_each_kind_of_build(home, tmp_path, monkeypatch):
+    for path in home.iterdir():
+        path.unlink()
+    compiled = []
+    monkeypatch.setattr(
+        on_cpu_build, "_run", lambda name, command: compiled.append(name) or Path(command[-1]).write_text("")
+    )
+    for build in on_cpu_build.BUILDS:
+        for body, expected in (("", ["the emulation", "small"]), ("y[0] = 1.f;", ["small"])):
+            del compiled[:]
+            on_cpu_build.library(small(tmp_path, body), {}, build)
+            assert compiled == expected
+    assert len(list(home.glob("emulation_*.o"))) == len(on_cpu_build.BUILDS)
+
+
+@needs_compiler
+def test_kernels_have_shared_memory_of_their_own(tmp_path):
+    """Of 100 and of 1000 bytes; of one layout, the second would begin behind the first."""
+    found = []
+    for size in (100, 1000):
+        body = f"__shared__ char a[{size}]; y[0] = (long)a - (long)cuda_on_cpu::here().block->shared.variable(0);"
+        device, kernel = OnCpuDevice(), small(tmp_path, body)
+        y = device.empty(1, "float32")
+        device.kernel(kernel, "small")(1, 1, y)
+        found.append(device.to_host(y)[0])
+    assert found == [0, 0]
+
+
+@needs_compiler
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_process_prunes_meanwhile_is_still_linked(home, tmp_path, monkeypatch, links):
+    def without_links(*_):
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(on_cpu_build.os, "link", without_links)
+    compiled = on_cpu_build._run
+
+    def run(name, command):
+        for path in home.glob("emulation_*.o"):
+            path.unlink()
+        compiled(name, command)
+
+    monkeypatch.setattr(on_cpu_build, "_run", run)
+    assert on_cpu_build.library(small(tmp_path), {}, "debug").is_file()
+    assert not list(home.glob("emulation_*.o"))
 
 
 @needs_compiler
@@ -81,7 +145,7 @@ def test_what_does_not_compile_is_said_in_one_line(home, tmp_path, body, message
         OnCpuDevice().kernel(small(tmp_path, body), "small")
     assert "\n" not in str(e.value)
     assert str(e.value).startswith("small: ")
-    assert not list(home.iterdir())
+    assert not [p.name for p in home.iterdir() if not p.name.startswith("emulation_")]
 
 
 def test_a_compiler_that_is_missing_or_fails_is_said_in_one_line(home, tmp_path, monkeypatch):
@@ -98,6 +162,7 @@ def test_a_compiler_that_is_missing_or_fails_is_said_in_one_line(home, tmp_path,
 
 @needs_compiler
 def test_where_the_cache_cannot_be_written_it_is_compiled_for_this_process(home, tmp_path):
+    shutil.rmtree(home.parent)
     home.parent.write_text("a file")
     path = on_cpu_build.library(small(tmp_path), {}, "debug")
     assert path.is_file()

@@ -289,11 +289,11 @@ def planted(folder, there: str, gone: str) -> source.Rung:
 
 @SLOW
 @pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(stand_in, tmp_path, monkeypatch, bug):
+def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(unoptimised, tmp_path, monkeypatch, bug):
     """Both rings go round twice, and the last box lies where results pass. Compiled without optimisation: less time."""
     layer, rung, read = Layer(Size(72, 72, 9, 9), FLOAT16), planted(tmp_path, *BUGS[bug]), source.read
     monkeypatch.setattr(source, "read", lambda name: rung if name == RUNG else read(name))
-    debug = Machine([OnCpuDevice(d.order, "debug") for d in stand_in.devices])
+    debug = Machine([OnCpuDevice(d.order, "debug") for d in unoptimised.devices])
 
     def sound():
         got = debug.check(lambda d: run_backward(layer, d, SHORT, False, "SP", True))

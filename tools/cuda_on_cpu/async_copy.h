@@ -7,34 +7,34 @@
 
 namespace cuda_on_cpu {
 
-inline void copy_async(void* shared, const void* source, int bytes, int from_bytes, const char* file, int line) {
+void copy_async(void* shared, const void* source, int bytes, int from_bytes, const char* file, int line) {
   const Site site = {"copy_async", file, line};
-  Processor& processor = *here().processor;
+  const SharedMemory& memory = here().block->shared;
   const uintptr_t to = reinterpret_cast<uintptr_t>(shared), from = reinterpret_cast<uintptr_t>(source);
-  if (to % bytes) processor.fail(site, "destination %p is not a multiple of the %d bytes it copies", shared, bytes);
-  if (from % bytes) processor.fail(site, "source %p is not a multiple of the %d bytes it copies", source, bytes);
-  if (!processor.shared.holds(shared)) processor.fail(site, "destination %p is not in shared memory", shared);
-  if (processor.shared.holds(source)) processor.fail(site, "source %p is in shared memory", source);
+  if (to & (bytes - 1)) fail(site, "destination %p is not a multiple of the %d bytes it copies", shared, bytes);
+  if (from & (bytes - 1)) fail(site, "source %p is not a multiple of the %d bytes it copies", source, bytes);
+  if (!memory.holds(shared)) fail(site, "destination %p is not in shared memory", shared);
+  if (memory.holds(source)) fail(site, "source %p is in shared memory", source);
   memset(shared, 0xff, bytes);
   if (ADDRESS_SANITIZER && from_bytes) {  // so that it complains here, not at the wait
     char seen[16];
     memcpy(seen, source, from_bytes);
   }
   Unseen unseen;
-  Thread& thread = processor.thread();
+  Thread& thread = processor().thread();
   thread.copies.push_back({shared, source, bytes, from_bytes, thread.copy_groups, file, line});
 }
 
-inline void copy_async_commit() {
+void copy_async_commit() {
   Unseen unseen;
-  ++here().processor->thread().copy_groups;
+  ++processor().thread().copy_groups;
 }
 
 // Carries out all copies but those of the last `keep` groups, and those in no group yet
-inline void copy_async_wait(int keep) {
+void copy_async_wait(int keep) {
   auto due = [keep](AsyncCopy& copy, size_t i) {
     Unseen unseen;
-    const Thread& thread = here().processor->thread();
+    const Thread& thread = processor().thread();
     if (i == thread.copies.size() || thread.copies[i].group + keep >= thread.copy_groups) return false;
     copy = thread.copies[i];
     return true;
@@ -45,7 +45,7 @@ inline void copy_async_wait(int keep) {
     memset(static_cast<char*>(copy.shared) + copy.from_bytes, 0, copy.bytes - copy.from_bytes);
   }
   Unseen unseen;
-  std::vector<AsyncCopy>& copies = here().processor->thread().copies;
+  std::vector<AsyncCopy>& copies = processor().thread().copies;
   copies.erase(copies.begin(), copies.begin() + done);
 }
 

@@ -55,6 +55,17 @@ inline Barrier& Processor::warp_barrier(unsigned lanes, const Site& site) {
   return *unused;
 }
 
+void meet_block(const Site& site) {
+  const dim3& size = processor().block_size;
+  processor().meet(processor().barriers->block, size.x * size.y * size.z, site, true);
+}
+
+void meet_warp(unsigned lanes, const Site& site, void* operands, void (*last)(Fiber*), bool orders_memory) {
+  Unseen unseen;
+  here().operands = operands;
+  processor().meet(processor().warp_barrier(lanes, site), __builtin_popcount(lanes), site, orders_memory, last);
+}
+
 inline void Processor::describe(char* to, size_t size, unsigned thread) const {
   const uint3 t = index_of(thread), b = block_index;
   snprintf(to, size, "block (%u, %u, %u), thread (%u, %u, %u)", b.x, b.y, b.z, t.x, t.y, t.z);
@@ -76,13 +87,13 @@ inline void Processor::report(const Site& site, unsigned thread, const char* for
   va_end(arguments);
 }
 
-inline void Processor::fail(const Site& site, const char* format, ...) {
+void fail(const Site& site, const char* format, ...) {
   Unseen unseen;
   va_list arguments;
   va_start(arguments, format);
-  say(site, here().thread, format, arguments);
+  processor().say(site, here().thread, format, arguments);
   va_end(arguments);
-  leave(here());
+  processor().leave(here());
   __builtin_unreachable();  // nobody goes on after a mistake
 }
 

@@ -7,78 +7,73 @@
 // outside of them, and the modes of swizzling.
 #pragma once
 
-#include "warpgroup.h"
+#include "barrier.h"
 
 namespace cuda_on_cpu {
 
 inline Mbarrier& mbarrier_at(void* at, const Site& site) {
-  Processor& processor = *here().processor;
-  const auto found = processor.mbarriers.find(at);
-  if (found == processor.mbarriers.end()) processor.fail(site, "no barrier_init of %p before it", at);
+  const auto found = processor().mbarriers.find(at);
+  if (found == processor().mbarriers.end()) fail(site, "no barrier_init of %p before it", at);
   return found->second;
 }
 
-inline void barrier_init(void* at, int arrivals, const char* file, int line) {
+void barrier_init(void* at, int arrivals, const char* file, int line) {
   Unseen unseen;
   const Site site = {"barrier_init", file, line};
-  Processor& processor = *here().processor;
-  if (!processor.shared.holds(at)) processor.fail(site, "%p is not in shared memory", at);
-  if (reinterpret_cast<uintptr_t>(at) % 8) processor.fail(site, "%p is not a multiple of its 8 bytes", at);
-  if (processor.mbarriers.count(at)) processor.fail(site, "%p is a barrier already", at);
-  if (arrivals < 1) processor.fail(site, "expected at least 1 arrival, got %d", arrivals);
-  Mbarrier& made = processor.mbarriers[at];
+  if (!processor().shared.holds(at)) fail(site, "%p is not in shared memory", at);
+  if (reinterpret_cast<uintptr_t>(at) % 8) fail(site, "%p is not a multiple of its 8 bytes", at);
+  if (processor().mbarriers.count(at)) fail(site, "%p is a barrier already", at);
+  if (arrivals < 1) fail(site, "expected at least 1 arrival, got %d", arrivals);
+  Mbarrier& made = processor().mbarriers[at];
   made.arrivals = made.missing = unsigned(arrivals);
   made.maker = here().thread;
   release(&made.order);
 }
 
 // The fence between making a barrier and the first copy that it counts
-inline void show_barriers() {
+void show_barriers() {
   Unseen unseen;
-  for (auto& [at, barrier] : here().processor->mbarriers)
+  for (auto& [at, barrier] : processor().mbarriers)
     if (barrier.maker == here().thread) barrier.shown = true;
 }
 
 // One arrival, which expects so many bytes
-inline void barrier_arrive(void* at, int bytes, const char* file, int line) {
+void barrier_arrive(void* at, int bytes, const char* file, int line) {
   Unseen unseen;
   const Site site = {"barrier_arrive", file, line};
-  Processor& processor = *here().processor;
   Mbarrier& barrier = mbarrier_at(at, site);
   if (!barrier.missing)
-    processor.fail(site, "all of %u arrivals were there, %lld bytes were still to come", barrier.arrivals,
-                   (long long)barrier.bytes);
+    fail(site, "all of %u arrivals were there, %lld bytes were still to come", barrier.arrivals,
+         (long long)barrier.bytes);
   release(&barrier.order);
   barrier.bytes += bytes;
   --barrier.missing;
-  if (!barrier.missing && !barrier.bytes) processor.end_phase(barrier);
+  if (!barrier.missing && !barrier.bytes) processor().end_phase(barrier);
 }
 
-inline void barrier_wait(void* at, int parity, const char* file, int line) {
+void barrier_wait(void* at, int parity, const char* file, int line) {
   Unseen unseen;
   const Site site = {"barrier_wait", file, line};
-  Fiber& me = here();
   Mbarrier& barrier = mbarrier_at(at, site);
   if (parity != int(barrier.phase % 2)) {
     acquire(&barrier.order);
     return;
   }
-  me.processor->wait(barrier, site);
+  processor().wait(barrier, site);
   acquire(&barrier.order);
 }
 
-inline void copy_box(void* to, const TensorMap& map, int i2, int i1, int i0, void* at, const char* file, int line) {
+void copy_box(void* to, const TensorMap& map, int i2, int i1, int i0, void* at, const char* file, int line) {
   Unseen unseen;
   const Site site = {"copy_box", file, line};
-  Processor& processor = *here().processor;
   Mbarrier& barrier = mbarrier_at(at, site);
   char* const end = static_cast<char*>(to) + map.bytes() - 1;
-  if (shared_address(to) % 1024) processor.fail(site, "destination %p does not begin on 1024 bytes", to);
-  if (!processor.shared.holds(to) || !processor.shared.holds(end))
-    processor.fail(site, "destination %p and its %zu bytes are not in shared memory", to, map.bytes());
+  if (shared_address(to) % 1024) fail(site, "destination %p does not begin on 1024 bytes", to);
+  if (!processor().shared.holds(to) || !processor().shared.holds(end))
+    fail(site, "destination %p and its %zu bytes are not in shared memory", to, map.bytes());
   const unsigned row = map.box[0] * map.item;
-  if (row != 128) processor.fail(site, "rows of %u bytes: only 128 are emulated", row);
-  if (!barrier.shown) processor.fail(site, "no fence between barrier_init of %p and this", at);
+  if (row != 128) fail(site, "rows of %u bytes: only 128 are emulated", row);
+  if (!barrier.shown) fail(site, "no fence between barrier_init of %p and this", at);
   memset(to, 0xff, map.bytes());
   barrier.copies.push_back({static_cast<char*>(to), map, {i0, i1, i2}, here().thread, site});
 }

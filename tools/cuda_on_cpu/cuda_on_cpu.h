@@ -1,29 +1,38 @@
 // The vocabulary of CUDA C++ for an ordinary C++17 compiler: before a .cu file, it makes its kernels run on a CPU.
 //
+//   calls.h          what a kernel knows of its block, and calls
 //   fiber.h          one stack for each CUDA thread that waits
-//   scheduler.h      who runs when
-//   barrier.h        waiting for others, and what goes wrong there
 //   shared_memory.h  __shared__, filled with NaN before every block
 //   warp.h           __syncthreads, __syncwarp, shuffles
-//   async_copy.h     cp.async, as late as the rules allow
 //   number.h         half, bfloat16 and TF32
 //   tensor_core.h    mma.sync, ldmatrix
 //   warpgroup.h      wgmma, as late as the rules allow
+//   launch.h         from Python's call to the kernel's
+//
+// and behind those calls, compiled once and not with every kernel:
+//
+//   emulation.h      all that follows
+//   scheduler.h      who runs when
+//   stacks.h         switching from one thread to another
+//   barrier.h        waiting for others, and what goes wrong there
+//   shared_layout.h  where in shared memory each declaration has its place
+//   async_copy.h     cp.async, as late as the rules allow
+//   warpgroup_wait.h the same of wgmma
 //   bulk_copy.h      bulk tensor copies and their barriers, as late as the rules allow
-//   launch.h         OS threads that share the blocks
+//   os_threads.h     OS threads that share the blocks
 //   sanitizers.h     what AddressSanitizer and ThreadSanitizer are told
 //
 // Only what the kernels use is here. What is missing fails to compile, at its line of the .cu file.
 #pragma once
 
+#include <cstddef>
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS  // Bessel's and others of C++17: half of the time that these headers take
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "async_copy.h"
-#include "bulk_copy.h"
 #include "launch.h"
 #include "number.h"
 #include "tensor_core.h"
@@ -45,9 +54,9 @@
 // ---- which thread ---------------------------------------------------------------------------------------------------
 
 #define threadIdx (cuda_on_cpu::here().thread_index)
-#define blockIdx (cuda_on_cpu::here().processor->block_index)
-#define blockDim (cuda_on_cpu::here().processor->block_size)
-#define gridDim (cuda_on_cpu::here().processor->grid_size)
+#define blockIdx (cuda_on_cpu::here().block->block_index)
+#define blockDim (cuda_on_cpu::here().block->block_size)
+#define gridDim (cuda_on_cpu::here().block->grid_size)
 constexpr int warpSize = 32;
 
 // ---- shared memory: declarations become calls of these (nstcore/engines/cuda/on_cpu_build.py) -----------------------
@@ -61,16 +70,16 @@ struct SharedPlace {
 };
 template <class T, class Declaration, size_t ALIGNMENT>
 const size_t SharedPlace<T, Declaration, ALIGNMENT>::offset =
-    shared_layout().add(sizeof(T), ALIGNMENT > alignof(T) ? ALIGNMENT : alignof(T));
+    shared_place(sizeof(T), ALIGNMENT > alignof(T) ? ALIGNMENT : alignof(T));
 
 template <class T, size_t ALIGNMENT = 1, class Declaration>
 inline T& shared_variable(Declaration) {
-  return *reinterpret_cast<T*>(here().processor->shared.variable(SharedPlace<T, Declaration, ALIGNMENT>::offset));
+  return *reinterpret_cast<T*>(here().block->shared.variable(SharedPlace<T, Declaration, ALIGNMENT>::offset));
 }
 
 template <class T>
 inline T* shared_dynamic() {
-  return reinterpret_cast<T*>(here().processor->shared.dynamic());
+  return reinterpret_cast<T*>(here().block->shared.dynamic());
 }
 
 }  // namespace cuda_on_cpu

@@ -9,6 +9,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef __SANITIZE_THREAD__
+#include <pthread.h>
 #include <sanitizer/tsan_interface.h>
 extern "C" {
 void AnnotateIgnoreReadsBegin(const char* file, int line);
@@ -19,6 +20,9 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 #endif
 
 namespace cuda_on_cpu {
+
+// A function in which a fiber of ThreadSanitizer ends: unknown to it, or it would take the next for called from there
+#define CUDA_ON_CPU_UNSEEN __attribute__((no_sanitize("thread")))
 
 #ifdef __SANITIZE_ADDRESS__
 constexpr bool ADDRESS_SANITIZER = true;
@@ -89,15 +93,43 @@ struct SanitizerContext {
   void end() {}
 };
 #elif defined(__SANITIZE_THREAD__)
+// ThreadSanitizer takes half a millisecond and a megabyte to make a fiber. Two threads of one launch must not have the
+// same, as the second would come after the first; what follows the launch does, so some are kept for it: those of this
+// launch that have ended, and those of earlier ones, which all the libraries in the process share.
+struct Fibers {
+  size_t count;
+  void* fibers[1024];
+
+  void* take() { return count ? fibers[--count] : __tsan_create_fiber(0); }
+  void put(void* fiber) {
+    if (count < sizeof fibers / sizeof *fibers)
+      fibers[count++] = fiber;
+    else
+      __tsan_destroy_fiber(fiber);
+  }
+};
+static Fibers ended_fibers;
+__attribute__((visibility("default"))) inline Fibers kept_fibers;
+__attribute__((visibility("default"))) inline pthread_mutex_t kept_fibers_busy = PTHREAD_MUTEX_INITIALIZER;
+
 struct SanitizerContext {
   void* fiber = nullptr;  // ThreadSanitizer's idea of the thread
+  bool fresh = false;     // comes after what the launching thread did so far
 
   void current() { fiber = __tsan_get_current_fiber(); }
-  void begin(void*, size_t) { fiber = __tsan_create_fiber(0); }
+  void begin(void*, size_t) {
+    pthread_mutex_lock(&kept_fibers_busy);
+    fiber = kept_fibers.take(), fresh = true;
+    pthread_mutex_unlock(&kept_fibers_busy);
+  }
   void enter(SanitizerContext&) {}
-  void leave(SanitizerContext& to) { __tsan_switch_to_fiber(to.fiber, __tsan_switch_to_fiber_no_sync); }
+  CUDA_ON_CPU_UNSEEN void leave(SanitizerContext& to) {
+    const unsigned flags = to.fresh ? 0 : __tsan_switch_to_fiber_no_sync;
+    to.fresh = false;
+    __tsan_switch_to_fiber(to.fiber, flags);
+  }
   void arrive() {}
-  void end() { __tsan_destroy_fiber(fiber); }
+  void end() { ended_fibers.put(fiber); }
 };
 #else
 struct SanitizerContext {
@@ -109,5 +141,15 @@ struct SanitizerContext {
   void end() {}
 };
 #endif
+
+// After a launch
+inline void keep_fibers() {
+#ifdef __SANITIZE_THREAD__
+  Unseen unseen;
+  pthread_mutex_lock(&kept_fibers_busy);
+  while (ended_fibers.count) kept_fibers.put(ended_fibers.take());
+  pthread_mutex_unlock(&kept_fibers_busy);
+#endif
+}
 
 }  // namespace cuda_on_cpu

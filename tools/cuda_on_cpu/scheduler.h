@@ -14,32 +14,15 @@
 #include <utility>
 #include <vector>
 
-#include "fiber.h"
-#include "shared_memory.h"
-
-struct dim3 {
-  unsigned x, y, z;
-  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
-};
+#include "shared_layout.h"
+#include "stacks.h"
+#include "warpgroup.h"
 
 namespace cuda_on_cpu {
 
 constexpr unsigned LARGEST_BLOCK = 1024;
-constexpr unsigned WARP = 32;
 
 enum Order { ASCENDING, DESCENDING, RANDOM };
-
-// What Python asks for
-struct Launch {
-  unsigned grid[3], block[3];
-  uint64_t shared_bytes;  // dynamic
-  int order;
-  unsigned os_threads;
-  uint64_t seed;
-
-  unsigned threads() const { return block[0] * block[1] * block[2]; }
-  uint64_t blocks() const { return uint64_t(grid[0]) * grid[1] * grid[2]; }
-};
 
 struct Random {  // splitmix64
   uint64_t state;
@@ -78,26 +61,6 @@ struct AsyncCopy {
   int line;
 };
 
-// A matrix product of a warpgroup, as one of its threads asked for it (warpgroup.h)
-struct WarpgroupProduct {
-  float* d;
-  uint64_t a, b;  // descriptors
-  void (*of_warp)(Fiber*);
-  unsigned group;
-  const char* file;
-  int line;
-};
-
-// An array of three dimensions and a box in it, the fastest one first: what a GPU has encoded in 128 bytes
-// (nstcore/engines/cuda/boxes.py)
-struct TensorMap {
-  const void* address;
-  int64_t sizes[3], strides[2];  // elements; bytes, of all but the first
-  uint32_t box[3], item;         // elements; bytes of one
-
-  size_t bytes() const { return size_t(box[0]) * box[1] * box[2] * item; }
-};
-
 // A box under way (bulk_copy.h)
 struct BulkCopy {
   char* to;
@@ -132,22 +95,20 @@ struct Thread {
   std::vector<WarpgroupProduct> products;
 };
 
-class Processor {
+class Processor : public Block {
  public:
   // Carries out block number `block` of a launch; false if the kernel made a mistake, which is then in `message`
   bool run(const Launch& launch, void (*kernel)(void*), void* arguments, uint64_t block);
 
-  // For the calls of a kernel. `last` is done by the last to arrive, on behalf of all: the fibers are its list.
+  // For the calls of a kernel (calls.h)
   void meet(Barrier& barrier, unsigned expected, const Site& site, bool orders_memory, void (*last)(Fiber*) = nullptr);
   Barrier& warp_barrier(unsigned lanes, const Site& site);
-  [[noreturn]] void fail(const Site& site, const char* format, ...) __attribute__((format(printf, 3, 4)));
+  void say(const Site& site, unsigned thread, const char* format, va_list arguments);
+  void leave(Fiber& fiber);
   Thread& thread() { return threads[here().thread]; }  // the one that calls
   void wait(Mbarrier& barrier, const Site& site);      // until its phase is over
   void end_phase(Mbarrier& barrier);
 
-  SharedMemory shared;
-  uint3 block_index;  // blockIdx
-  dim3 block_size, grid_size;
   Barriers* barriers = nullptr;
   std::map<void*, Mbarrier> mbarriers;  // by where they lie
   char over;  // for ThreadSanitizer; blocks of one launch are not ordered, but what comes after the launch is
@@ -155,7 +116,6 @@ class Processor {
 
  private:
   void begin(const Launch& launch, uint64_t block);
-  void leave(Fiber& fiber);
   static void fiber_main();
   bool run_thread(Fiber& fiber);
   Fiber* pick();
@@ -165,7 +125,6 @@ class Processor {
   bool endless_phase();
   void finish_copies();
   void report(const Site& site, unsigned thread, const char* format, ...) __attribute__((format(printf, 4, 5)));
-  void say(const Site& site, unsigned thread, const char* format, va_list arguments);
   uint3 index_of(unsigned thread) const;
   void describe(char* to, size_t size, unsigned thread) const;
 
@@ -184,6 +143,9 @@ class Processor {
   Fiber* idle;  // list of fibers whose threads have ended
   bool failed = false;
 };
+
+// That of the thread that calls
+inline Processor& processor() { return static_cast<Processor&>(*here().block); }
 
 inline uint3 Processor::index_of(unsigned thread) const {
   return {thread % block_size.x, thread / block_size.x % block_size.y, thread / (block_size.x * block_size.y)};
@@ -266,14 +228,14 @@ inline Fiber* Processor::idle_fiber() {
 }
 
 // Lets another one run
-inline void Processor::leave(Fiber& fiber) {
+CUDA_ON_CPU_UNSEEN inline void Processor::leave(Fiber& fiber) {
   release(&over);
   switch_context(fiber.context, context);
 }
 
-inline void Processor::fiber_main() {
+CUDA_ON_CPU_UNSEEN inline void Processor::fiber_main() {
   Fiber& me = here();
-  Processor& processor = *me.processor;
+  Processor& processor = static_cast<Processor&>(*me.block);
   me.context.sanitizer.enter(processor.context.sanitizer);
   for (;;) {
     while (processor.run_thread(me)) continue;

@@ -5,39 +5,12 @@
 // read. Under AddressSanitizer what lies between the arrays is forbidden, to the byte.
 #pragma once
 
-#include <stdlib.h>
-#include <string.h>
-
-#include <vector>
-
-#include "sanitizers.h"
+#include <stddef.h>
 
 namespace cuda_on_cpu {
 
-constexpr size_t SHARED_ALIGNMENT = 1024;  // wgmma's rows want it
-constexpr size_t SHARED_GAP = 64;
-
-struct SharedVariable {
-  size_t offset, bytes;
-};
-
-struct SharedLayout {
-  std::vector<SharedVariable> variables;
-  size_t bytes = 0;  // with the gaps
-
-  size_t add(size_t size, size_t alignment) {
-    const size_t offset = (bytes + alignment - 1) / alignment * alignment;
-    variables.push_back({offset, size});
-    bytes = offset + size + SHARED_GAP;
-    return offset;
-  }
-};
-
-// Of all the kernels in the file
-inline SharedLayout& shared_layout() {
-  static SharedLayout layout;
-  return layout;
-}
+// A place for one declaration, among those of all the kernels in the file
+size_t shared_place(size_t bytes, size_t alignment);
 
 class SharedMemory {
  public:
@@ -49,30 +22,10 @@ class SharedMemory {
   char* dynamic() const { return memory + dynamic_offset; }
   bool holds(const void* at) const { return at >= memory && at < memory + bytes; }
 
-  // Memory for the next block, all NaN
-  void renew(size_t dynamic_bytes) {
-    const SharedLayout& layout = shared_layout();
-    const size_t offset = (layout.bytes + SHARED_ALIGNMENT - 1) / SHARED_ALIGNMENT * SHARED_ALIGNMENT;
-    if (!memory || bytes != offset + dynamic_bytes || ADDRESS_SANITIZER || THREAD_SANITIZER) {
-      discard();
-      dynamic_offset = offset, bytes = offset + dynamic_bytes;
-      if (posix_memalign(reinterpret_cast<void**>(&memory), SHARED_ALIGNMENT, bytes ? bytes : 1)) abort();
-    }
-    memset(memory, 0xff, bytes);
-    size_t end = 0;
-    for (const SharedVariable& variable : layout.variables) {
-      poison(memory + end, variable.offset - end);
-      end = variable.offset + variable.bytes;
-    }
-    poison(memory + end, offset - end);
-  }
+  void renew(size_t dynamic_bytes);  // memory for the next block, all NaN
 
  private:
-  void discard() {
-    unpoison(memory, bytes);
-    free(memory);
-    memory = nullptr, bytes = 0;
-  }
+  void discard();
 
   char* memory = nullptr;
   size_t bytes = 0, dynamic_offset = 0;

@@ -98,9 +98,8 @@ void load_matrix_all(Fiber* fibers) {
 template <bool TRANSPOSE>
 void load_matrix_x4(uint32_t (&r)[4], const void* row, const char* file, int line) {
   const Site site = {"load_matrix_x4", file, line};
-  Processor& processor = *here().processor;
-  if (reinterpret_cast<uintptr_t>(row) % 16) processor.fail(site, "row %p is not a multiple of its 16 bytes", row);
-  if (!processor.shared.holds(row)) processor.fail(site, "row %p is not in shared memory", row);
+  if (reinterpret_cast<uintptr_t>(row) % 16) fail(site, "row %p is not a multiple of its 16 bytes", row);
+  if (!here().block->shared.holds(row)) fail(site, "row %p is not in shared memory", row);
   MatrixOperands mine;
   memcpy(mine.row, row, sizeof mine.row);
   meet_warp(ALL_LANES, site, &mine, load_matrix_all<TRANSPOSE>);

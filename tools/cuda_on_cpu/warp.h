@@ -1,22 +1,13 @@
 // What the 32 lanes of a warp do together. Each brings its operands; the last to arrive computes for all of them.
 #pragma once
 
-#include "barrier.h"
+#include "calls.h"
 
 namespace cuda_on_cpu {
 
 constexpr unsigned ALL_LANES = 0xffffffff;
 
 inline unsigned lane(const Fiber& fiber) { return fiber.thread % WARP; }
-
-inline void meet_warp(unsigned lanes, const Site& site, void* operands, void (*last)(Fiber*),
-                      bool orders_memory = false) {
-  Unseen unseen;
-  Fiber& me = here();
-  Processor& processor = *me.processor;
-  me.operands = operands;
-  processor.meet(processor.warp_barrier(lanes, site), __builtin_popcount(lanes), site, orders_memory, last);
-}
 
 // One lane's part of a shuffle
 template <class T>
@@ -42,7 +33,7 @@ template <class T>
 T shuffle(const char* call, unsigned lanes, T value, unsigned source, int width, const char* file, int line) {
   static_assert(sizeof(T) <= 8, "shuffles exchange 4 or 8 bytes");
   const Site site = {call, file, line};
-  if (width != WARP) here().processor->fail(site, "width %d: only 32 is emulated", width);
+  if (width != WARP) fail(site, "width %d: only 32 is emulated", width);
   Shuffle<T> mine = {value, value, source};
   meet_warp(lanes, site, &mine, Shuffle<T>::all);
   return mine.result;
@@ -85,7 +76,5 @@ inline void __syncwarp(unsigned lanes = cuda_on_cpu::ALL_LANES, const char* file
 }
 
 inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  cuda_on_cpu::Processor& processor = *cuda_on_cpu::here().processor;
-  const dim3& size = processor.block_size;
-  processor.meet(processor.barriers->block, size.x * size.y * size.z, {"__syncthreads", file, line}, true);
+  cuda_on_cpu::meet_block({"__syncthreads", file, line});
 }

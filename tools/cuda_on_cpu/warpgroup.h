@@ -9,15 +9,25 @@
 
 namespace cuda_on_cpu {
 
+// A matrix product of a warpgroup, as one of its threads asked for it (warpgroup.h)
+struct WarpgroupProduct {
+  float* d;
+  uint64_t a, b;  // descriptors
+  void (*of_warp)(Fiber*);
+  unsigned group;
+  const char* file;
+  int line;
+};
+
 // As a GPU counts it: from the beginning of the block's shared memory
 inline uint32_t shared_address(const void* at) {
-  return uint32_t(static_cast<const char*>(at) - here().processor->shared.variable(0));
+  return uint32_t(static_cast<const char*>(at) - here().block->shared.variable(0));
 }
 
 // The 16 numbers of a row that a descriptor leads to
 template <NumberKind KIND>
 inline void described_row(uint64_t descriptor, unsigned row, float* numbers) {
-  const SharedMemory& shared = here().processor->shared;
+  const SharedMemory& shared = here().block->shared;
   const uint32_t start = (descriptor & 0x3fff) << 4, eight_rows = (descriptor >> 32 & 0x3fff) << 4;
   for (unsigned piece = 0; piece < 2; ++piece) {
     uint32_t at = start + row / 8 * eight_rows + row % 8 * 128 + piece * 16;
@@ -66,33 +76,12 @@ void product_of_warp(Fiber* fibers) {
 template <NumberKind KIND, int NJ>
 void products(float* d, uint64_t a, uint64_t b, const char* file, int line) {
   const Site site = {"products", file, line};
-  Processor& processor = *here().processor;
   for (uint64_t descriptor : {a, b}) {
     const uint64_t unknown = descriptor & ~(0x3fffull | 0x3fffull << 16 | 0x3fffull << 32 | 3ull << 62);
     if (descriptor >> 62 != 1 || unknown)
-      processor.fail(site, "descriptor %016llx: only rows of 128 permuted bytes are emulated",
-                     (unsigned long long)descriptor);
+      fail(site, "descriptor %016llx: only rows of 128 permuted bytes are emulated", (unsigned long long)descriptor);
   }
-  Unseen unseen;
-  Thread& thread = processor.thread();
-  thread.products.push_back({d, a, b, product_of_warp<KIND, NJ>, thread.product_groups, file, line});
-}
-
-inline void products_commit() {
-  Unseen unseen;
-  ++here().processor->thread().product_groups;
-}
-
-// Carries out all products but those of the last `keep` groups, and those in no group yet
-inline void products_wait(int keep) {
-  std::vector<WarpgroupProduct>& products = here().processor->thread().products;
-  const unsigned groups = here().processor->thread().product_groups;
-  size_t done = 0;
-  for (; done < products.size() && products[done].group + keep < groups; ++done)
-    meet_warp(ALL_LANES, {"products", products[done].file, products[done].line}, &products[done],
-              products[done].of_warp);
-  Unseen unseen;
-  products.erase(products.begin(), products.begin() + done);
+  request_product(d, a, b, product_of_warp<KIND, NJ>, site);
 }
 
 }  // namespace cuda_on_cpu

@@ -32,7 +32,7 @@ _ENCODED, _ALIGNMENT = 128, 64  # bytes of a CUtensorMap, and on what it begins
 # Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT16, whose bits nobody looks at; INTERLEAVE_NONE, SWIZZLE_128B,
 # L2_PROMOTION_L2_128B, FLOAT_OOB_FILL_NONE, which is zeros
 _UINT16, _OPTIONS = 1, (0, 3, 2, 0)
-# `TensorMap` of tools/cuda_on_cpu/scheduler.h
+# `TensorMap` of tools/cuda_on_cpu/calls.h
 _PLAIN = np.dtype([("address", "u8"), ("sizes", "i8", 3), ("strides", "i8", 2), ("box", "u4", 3), ("item", "u4")])
 
 

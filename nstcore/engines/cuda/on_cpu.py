@@ -212,7 +212,7 @@ class OnCpuKernel(Kernel):
 
 
 class _Launch(ctypes.Structure):
-    """`Launch` of tools/cuda_on_cpu/scheduler.h."""
+    """`Launch` of tools/cuda_on_cpu/calls.h."""
 
     _fields_ = (
         ("grid", ctypes.c_uint * 3),

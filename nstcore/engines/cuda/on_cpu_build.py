@@ -2,7 +2,8 @@
 
 The text of the .cu file stays as it is, but for what no macro could express: declarations of shared memory, and
 `#pragma unroll`. Its lines keep their numbers, so that whatever the compiler, a sanitizer or the emulation has to say
-names the line of the .cu file. Libraries are kept in a cache, by everything that they depend on.
+names the line of the .cu file. What kernels only call, the emulation, is compiled once for each kind of build and is
+part of every library, which so has a state of its own. All is kept in a cache, by everything that it depends on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from ...errors import DeviceError
@@ -98,34 +100,59 @@ def library(rung: source.Rung, defines: Mapping[str, str], build: str) -> Path:
     """
     if reason := problem():
         raise DeviceError(reason)
-    command = [*compiler(), *COMMON, *BUILDS[build], "-DCUDA_ON_CPU"]
     macros = "".join(f"#define {name} {value}\n" for name, value in defines.items())
+    name = f"{rung.name.replace('/', '_')}_{build}"
+    return _kept(name, ".so", build, (rung.digest, str(rung.path), macros), partial(_compile, rung, macros, build))
+
+
+def _kept(name: str, suffix: str, build: str, parts: tuple[str, ...], make: Callable[[Path], Path]) -> Path:
+    """The file of this name and these parts from the cache; if it is not there, what `make` makes in a folder."""
     key = hashlib.sha256()
-    for part in (rung.digest, str(rung.path), _digest(headers()), _version(command[0]), _processor(), macros, *command):
+    for part in (*parts, _digest(headers()), _version(compiler()[0]), _processor(), *_command(build)):
         key.update(part.encode() + b"\0")
-    name = f"{rung.name.replace('/', '_')}_{build}_{key.hexdigest()[:20]}.so"
-    path = cache.folder() / name
+    path = cache.folder() / f"{name}_{key.hexdigest()[:20]}{suffix}"
     if path.is_file():
         cache.use(path)
         return path
     try:
-        _make(path, rung, macros, command)
+        _make(path, make)
     except OSError:  # a home that cannot be written: once for each process
-        path = cache.own_folder() / name
+        path = cache.own_folder() / path.name
         if not path.is_file():
-            _make(path, rung, macros, command)
+            _make(path, make)
     return path
 
 
-def _make(path: Path, rung: source.Rung, macros: str, command: list[str]) -> None:
+def _make(path: Path, make: Callable[[Path], Path]) -> None:
     """All of it or nothing, even if several do it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="part-") as scratch:
-        os.replace(_compile(rung, macros, command, Path(scratch)), path)
+        os.replace(make(Path(scratch)), path)
     cache.prune()
 
 
-def _compile(rung: source.Rung, macros: str, command: list[str], scratch: Path) -> Path:
+def _command(build: str) -> list[str]:
+    return [*compiler(), *COMMON, *BUILDS[build], "-DCUDA_ON_CPU"]
+
+
+def _emulation(build: str, scratch: Path) -> Path:
+    """What kernels call, compiled: in `scratch`, where no other process prunes it while it is linked."""
+
+    def compiled(folder: Path) -> Path:
+        unit, result = folder / "emulation.cpp", folder / "emulation.o"
+        unit.write_text('#include "emulation.h"\n')
+        _run("the emulation", [*_command(build), "-c", f"-I{headers()}", str(unit), "-o", str(result)])
+        return result
+
+    kept, here = _kept(f"emulation_{build}", ".o", build, (), compiled), scratch / "emulation.o"
+    try:
+        os.link(kept, here)
+    except OSError:  # a file system without links
+        shutil.copyfile(kept, here)
+    return here
+
+
+def _compile(rung: source.Rung, macros: str, build: str, scratch: Path) -> Path:
     for name, text in rung.headers.items():
         beside = rung.path.parent / name
         original = beside if beside.is_file() else source.folder() / name
@@ -134,15 +161,20 @@ def _compile(rung: source.Rung, macros: str, command: list[str], scratch: Path) 
     unit, result = scratch / "kernels.cpp", scratch / "kernels.so"
     # The macros after the headers, which use short names too
     unit.write_text(f'#include "cuda_on_cpu.h"\n{macros}#line 1 "{rung.path}"\n{translate(rung.text)}\n{exports}')
-    arguments = [*command, f"-I{scratch}", f"-I{headers()}", str(unit), "-o", str(result)]
+    emulation = _emulation(build, scratch)
+    folders = [f"-I{scratch}", f"-I{headers()}"]
+    _run(rung.name, [*_command(build), *folders, str(unit), str(emulation), "-o", str(result)])
+    return result
+
+
+def _run(name: str, arguments: list[str]) -> None:
     # Without a sanitizer's library, under which this process may run: the compiler would be twice as slow
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
         first = next((line for line in lines if "error" in line), lines[0])
-        raise DeviceError(f"{rung.name}: {command[0]} cannot compile it for the CPU: {first.strip()}")
-    return result
+        raise DeviceError(f"{name}: {arguments[0]} cannot compile it for the CPU: {first.strip()}")
 
 
 def _bound(text: str, name: str) -> str:
