@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .errors import OutputError
 
+HDF5, SNAPSHOT = b"\x89HDF\r\n\x1a\n", b"nstcore snapshot "  # what such files begin with
 _NAME_BYTES = 255  # the most that file systems take in a name
 _unfinished: set[Path] = set()  # parts that are being written
 
@@ -45,8 +46,22 @@ def check_writable(path: str | Path) -> None:
     _discard(_new_part(path))
 
 
+def make_folder(folder: str | Path, way_out: str = "choose another place") -> None:
+    """A folder, and those that it is in, if they are not there yet; `OutputError` where that cannot be."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the folder cannot be made: {reason(error)}; {way_out}") from None
+
+
 def check_name(path: str | Path) -> None:
-    """`OutputError` for a name that no file can have: too long, or with a zero byte or half a character in it."""
+    """`OutputError` for a name that no file can have: too long, with a zero byte or half a character in it, or in a
+    current folder that has been removed."""
+    try:
+        if not os.path.isabs(path):
+            os.getcwd()
+    except OSError as error:
+        raise OutputError(f"{path}: the current folder is gone: {reason(error)}; change to another") from None
     try:
         with suppress(FileNotFoundError):
             os.lstat(path)
@@ -54,6 +69,25 @@ def check_name(path: str | Path) -> None:
         why = reason(error) if isinstance(error, OSError) else str(error)
         shown = ascii(str(path)[:60])[1:-1]
         raise OutputError(f"{shown}: no file of this name can be written: {why}; choose another one") from None
+
+
+def check_kind(path: str | Path, begins: bytes, what: str) -> None:
+    """Refuse, before any work, to write over a file of another kind, somebody's photograph, say; an empty one may go.
+
+    Raises
+    ------
+    OutputError
+        If there is a file that does not begin so; `what` was expected.
+    """
+    if not os.path.isfile(path):
+        return
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(begins))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {reason(error)}; choose another name") from None
+    if head and head != begins:
+        raise OutputError(f"{path}: expected {what} or a new name, got another file; choose another name")
 
 
 def check_space(path: str | Path, need: int, what: str) -> None:

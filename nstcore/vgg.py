@@ -143,8 +143,8 @@ def steps_for(architecture: str, taps: Iterable[str], part: Part = WHOLE) -> tup
     return every[: max(every.index(step) for step in wanted.values()) + 1]
 
 
-def shape(architecture: str, layer: str, height: int, width: int) -> tuple[int, int, int]:
-    """Shape (channels, height, width) of a layer for a picture of height x width pixels.
+def shape(architecture: str, layer: str, height: int, width: int, what: str = "picture") -> tuple[int, int, int]:
+    """Shape (channels, height, width) of a layer for a picture of height x width pixels, called `what` in messages.
 
     Raises
     ------
@@ -154,10 +154,10 @@ def shape(architecture: str, layer: str, height: int, width: int) -> tuple[int, 
     step = find(architecture, layer)
     if min(height, width) < SMALLEST_SIDE:
         least = f"{SMALLEST_SIDE}x{SMALLEST_SIDE}"
-        raise ShapeError(f"picture: expected at least {least} pixels, got {width}x{height}; take a larger size")
+        raise ShapeError(f"{what}: expected at least {least} pixels, got {width}x{height}; take a larger size")
     if min(height, width) < step.stride:
         raise ShapeError(
-            f"picture: {layer} needs at least {step.stride} pixels a side, got {width}x{height}; "
+            f"{what}: {layer} needs at least {step.stride} pixels a side, got {width}x{height}; "
             "take a larger size or a shallower layer"
         )
     return step.out_channels, height // step.stride, width // step.stride

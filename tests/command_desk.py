@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -58,6 +59,20 @@ def at_fixture(monkeypatch) -> Callable[[int, Callable[[], object]], None]:
 
     monkeypatch.setattr(nstcore.Objective, "__call__", watched)
     return plans.__setitem__
+
+
+@pytest.fixture(name="no_new_folder")
+def no_new_folder_fixture(monkeypatch) -> Callable[[str], None]:
+    """A folder of this name cannot be made: its place is read-only, which for the administrator no permission does."""
+    make, closed = os.makedirs, set()
+
+    def refused(name, *arguments, **options):
+        if str(name) in closed:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(name))
+        make(name, *arguments, **options)
+
+    monkeypatch.setattr("os.makedirs", refused)
+    return closed.add
 
 
 def interrupt() -> None:

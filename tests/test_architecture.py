@@ -86,6 +86,7 @@ def test_the_public_names_exist():
 
     for name in nstcore.__all__:
         assert getattr(nstcore, name) is not None
+    assert dir(nstcore) == sorted(nstcore.__all__)  # what a shell completes
     with pytest.raises(AttributeError, match="painter"):
         _ = nstcore.painter
 

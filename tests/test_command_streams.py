@@ -98,6 +98,18 @@ def test_numbered_pictures_need_a_name(desk, capsys):
     assert "--save-every: expected a file" in one_line(capsys)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use cannot be removed there")
+@pytest.mark.parametrize("output", [(), ("-o", "out.png")], ids=["no name", "a name"])
+def test_a_current_folder_that_is_gone_is_told_in_one_line(desk, monkeypatch, capsys, output):
+    gone = desk / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run(desk / "photos/a.png", desk / "art/x.png", *output) == 2
+    name = "out.png" if output else "a-x.png"
+    assert f"{name}: the current folder is gone: no such file or directory; change to another" in one_line(capsys)
+
+
 def test_names_with_leading_dashes_come_after_two_dashes(desk):
     Path("-a.png").write_bytes(Path("photos/a.png").read_bytes())
     Path("--x y.png").write_bytes(Path("art/x.png").read_bytes())

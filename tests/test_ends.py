@@ -158,7 +158,7 @@ def test_jobs_leave_the_rest_and_go_on_in_the_middle_of_the_picture(desk, capfd,
     at(8 + 3, send(signal.SIGTERM))  # the first picture takes eight
     assert main("run", "--jobs", "jobs.toml") == 143
     said = capfd.readouterr()
-    assert "interrupted at out/a-y.png: the best so far is saved; --resume goes on from out/a-y.png.snap" in said.err
+    assert "interrupted at out/a-y.png: the best so far is saved; the same command goes on from here\n" in said.err
     assert said.out.strip().endswith("1 made, 1 interrupted, 2 not begun")
     assert main("run", "--jobs", "jobs.toml") == 0
     assert capfd.readouterr().out.strip().endswith("3 made, 1 kept")

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_desk import desk_fixture, furniture_fixture, main, one_line, run  # noqa: F401  (fixtures)
+from command_desk import (  # noqa: F401  (fixtures)
+    desk_fixture,
+    furniture_fixture,
+    main,
+    no_new_folder_fixture,
+    one_line,
+    run,
+)
 from conftest import smooth_picture
 from fast_nets import random_fast_weights
 
@@ -210,6 +217,12 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_rest(desk, capsys):
     assert sorted(os.listdir("painted")) == ["a.png", "b.png"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(desk, capsys, no_new_folder):
+    no_new_folder("painted")
+    assert paint("photos", "art/x.png", "-o", "painted") == 1
+    assert capsys.readouterr().err.count("painted: the folder cannot be made: read-only file system; choose") == 2
+
+
 def test_ctrl_c_in_a_folder_keeps_what_is_done(desk, monkeypatch, capsys):
     whole = fast.FastNetwork.paint
     calls = []
@@ -249,6 +262,7 @@ def test_ctrl_c_in_a_folder_keeps_what_is_done(desk, monkeypatch, capsys):
         ((*PAIR, "--size", "99999999"), "make room"),
         (("photos/a.png",), "expected CONTENT and at least one STYLE"),
         (("none.png", "art/x.png"), "none.png: no such file"),
+        (("none", "art/x.png", "-o", "painted"), "none: no such file or folder; expected a picture, or a folder of"),
         (("art/x.png", "weights.h5"), "weights.h5"),
         (("photos", "art/x.png", "-o", "weights.h5"), "expected a folder for the pictures of photos, got the file"),
         (("photos", "art/x.png", "-o", "-"), "expected a folder"),

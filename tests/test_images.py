@@ -165,7 +165,7 @@ def test_settings_travel_inside_the_picture(tmp_path, name):
 
 
 def test_a_picture_without_settings_says_so(tmp_path):
-    with pytest.raises(PictureError, match="no settings"):
+    with pytest.raises(PictureError, match=r"carries no settings of nstcore; expected a picture as nstcore saved it$"):
         images.read_metadata(save(tmp_path, Image.fromarray(PICTURE)))
 
 

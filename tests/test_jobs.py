@@ -9,6 +9,7 @@ from command_desk import (
     desk_fixture,  # noqa: F401
     furniture_fixture,  # noqa: F401
     main,
+    no_new_folder_fixture,  # noqa: F401
     one_line,
     table,
 )
@@ -117,6 +118,15 @@ def test_a_picture_that_fails_does_not_stop_the_rest(desk, capsys):
     assert list(made()) == ["b-x.png", "b-y.png"]
     assert said.out.strip().endswith("2 made, 2 failed")
     assert said.err.count("nstcore: out/a-") == 2
+
+
+def test_a_folder_that_cannot_be_made_fails_its_own_pictures(desk, capsys, no_new_folder):
+    no_new_folder("closed")
+    write('[[job]]\ncontent = "photos/a.png"\nstyle = "art/x.png"\noutput = "closed/a.png"\n' + GRID)
+    assert jobs() == 1
+    said = capsys.readouterr()
+    assert len(made()) == 4
+    assert "nstcore: closed/a.png: closed: the folder cannot be made: read-only file system; choose" in said.err
 
 
 def test_no_memory_fails_one_picture(desk, capsys, evaluations):

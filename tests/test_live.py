@@ -189,7 +189,7 @@ def test_a_question_that_makes_no_sense_gets_everything(page, query):
 
 @pytest.mark.parametrize("path", ["/", "/data?known=0,0,0,0", "/guessed/", "/guessed/data", "//"])
 def test_nothing_is_told_without_the_key_in_the_address(page, path):
-    assert ask(page, path) == (404, b"there is nothing here\n")
+    assert ask(page, path) == (404, b"there is nothing here: the page has the whole address that the run has printed\n")
     assert ask(page, "/stop", "POST", Origin=f"http://127.0.0.1:{page.port}", X_Token=page.token)[0] == 404
     assert not page.stop_asked
 
@@ -213,6 +213,11 @@ def test_a_port_in_use_is_refused_before_any_work(desk, capsys):
 def test_what_is_no_port_is_refused(desk, capsys, port):
     assert run(*PAIR, f"--live={port}") == 2
     assert "--live: expected a port, 0 to 65535" in one_line(capsys)
+
+
+def test_a_picture_that_live_takes_for_its_port_is_named(desk, capsys):
+    assert nst("run", PAIR[0], "--live", PAIR[1]) == 2
+    assert f"--live: expected a port, 0 to 65535, got '{PAIR[1]}'; put --live behind the pictures" in one_line(capsys)
 
 
 def test_a_port_that_only_the_system_may_take_is_refused():

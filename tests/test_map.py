@@ -14,7 +14,10 @@ from conftest import ROOT
 from nstcore import cli, ops
 from nstcore.engines.cuda import source
 from nstcore.errors import OptionError
+from nstcore.optim import minimize_adam
 from nstcore.topics import TOPICS, find, where
+from nstcore.transfer import stylize
+from nstcore.transfer.rung import BETAS
 
 PAGE = draw_map.MAP.read_text(encoding="utf-8")
 LINKS = re.findall(r"\[([^\]\[]+)\]\(([^()\s]+)\)", PAGE)
@@ -102,6 +105,14 @@ def test_every_kernel_is_on_the_map():
         ladder = [k for k in topic.kernels if k.endswith(".cu")]
         folders = list(dict.fromkeys(k.rpartition("/")[0] for k in ladder))
         assert ladder == [k for f in folders for k in sorted(ladder) if k.startswith(f"{f}/")], f"{name}: not in order"
+
+
+def test_what_the_map_says_of_the_optimizers_holds_for_a_painting():
+    text = " ".join(PAGE.split())
+    betas, history = (inspect.signature(f).parameters for f in (minimize_adam, stylize))
+    assert f"`run` paints with a beta_2 of {BETAS[1]}, not 0.999" in text
+    assert f"(`minimize_adam` by itself takes {betas['betas'].default[1]})" in text
+    assert f"as the last {history['history'].default} steps tell it" in text
 
 
 def test_every_command_on_the_map_is_one():

@@ -198,9 +198,9 @@ def paint(python: Path, folder: Path, **environment: str) -> subprocess.Complete
 
 
 def quick_gcc(folder: Path, refused: str = "") -> str:
-    """gcc as a compiler that optimises nothing, twice as fast; and that knows no option of that form, if there is one."""
+    """gcc as a compiler that optimises nothing, twice as fast; and that knows no option of the refused form, if any."""
     path = folder / "quick-gcc"
-    refusal = f"for a; do case $a in {refused}*) echo \"{path.name}: error: what is $a?\" >&2; exit 1;; esac; done"
+    refusal = f'for a; do case $a in {refused}*) echo "{path.name}: error: what is $a?" >&2; exit 1;; esac; done'
     path.write_text(f'#!/bin/sh\n{refusal if refused else ""}\nexec gcc "$@" -O0\n')
     path.chmod(0o755)
     return str(path)

@@ -342,6 +342,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(source, folde
     assert "got a folder" in message(tmp_path)
     assert "the output is the input itself" in message(source)
     assert source.read_bytes() == before
+    (tmp_path / "photo.png").write_bytes(b"a photograph")
+    assert "photo.png: expected a weights file or a new name, got another file" in message(tmp_path / "photo.png")
+    assert (tmp_path / "photo.png").read_bytes() == b"a photograph"
     assert capsys.readouterr() == ("", "")
 
 

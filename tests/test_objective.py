@@ -240,3 +240,8 @@ def test_options_that_make_no_sense_are_refused_in_one_line(random_vgg19, option
 def test_pixels_of_another_size_are_refused(random_vgg19):
     with pytest.raises(ShapeError, match=r"expected \(3, 33, 38\)"):
         objective(random_vgg19)(PIXELS[:, :20])
+
+
+def test_pixels_from_0_to_255_are_refused(random_vgg19):
+    with pytest.raises(ShapeError, match=r"pixels: expected floating point in \[0, 1\], got uint8; divide by 255"):
+        objective(random_vgg19)((PIXELS * 255).astype(np.uint8))

@@ -335,7 +335,9 @@ def test_the_falloff_keeps_the_sum_of_the_weights(weights):
         ({"regions": [(MASK, []), (MASK, [])]}, "as many"),
         ({"regions": [(MASK, ["none"])]}, "protect"),
         ({"regions": [(0 * MASK, ["all"])]}, "white"),
-        ({"protect": np.ones((4, 4))}, "white and opaque"),
+        ({"protect": np.ones((4, 4))}, "the picture: expected some of it to be opaque and not protected"),
+        ({"content": np.dstack([CONTENT, 0 * CONTENT[..., 0]])}, "the picture: expected some of it to be opaque"),
+        ({"style": [OTHER, np.dstack([STYLE, 0 * STYLE[..., 0]])]}, "style 2: expected some of it to be opaque"),
     ],
 )
 def test_controls_that_make_no_sense_are_refused_in_one_line(weights, options, message):

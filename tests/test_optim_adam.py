@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nstcore.errors import OptionError, RunError, ShapeError
-from nstcore.optim import minimize_adam
+from nstcore.optim import minimize_adam, minimize_lbfgs
 
 
 def valley(x):
@@ -148,6 +148,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_line():
     ("option", "value"),
     [
         ("max_evaluations", 0),
+        ("max_evaluations", 2.5),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),
         ("betas", (0.9, 1.0)),
@@ -158,6 +159,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_line():
 def test_an_option_out_of_range_is_refused_by_name(option, value):
     with pytest.raises(OptionError, match=option):
         minimize_adam(valley, np.zeros(3), **{"max_evaluations": 5, option: value})
+
+
+@pytest.mark.parametrize("x0", [[0.0, 0.0, 0.0], np.zeros(3, int)], ids=["list", "integers"])
+@pytest.mark.parametrize("minimize", [minimize_adam, minimize_lbfgs])
+def test_a_start_that_steps_would_be_rounded_in_is_refused(minimize, x0):
+    with pytest.raises(ShapeError, match=r"x0: expected a floating-point ndarray, got (list|int64); pass"):
+        minimize(valley, x0, max_evaluations=5)
 
 
 def test_a_gradient_of_another_shape_is_refused():

@@ -11,6 +11,7 @@ from command_desk import (
     desk_fixture,  # noqa: F401
     furniture_fixture,  # noqa: F401
     main,
+    no_new_folder_fixture,  # noqa: F401
     one_line,
 )
 
@@ -107,6 +108,12 @@ MISTAKES = {
     "a layer too many": (["--over", "guide-edges=inside,all"], "--region"),
     "no axis": ([], "--over"),
 }
+
+
+def test_a_folder_that_cannot_be_made_is_refused(desk, capsys, no_new_folder):
+    no_new_folder("sweep")
+    assert main("sweep", *BASE, *TWO, "--quiet") == 2
+    assert "sweep: the folder cannot be made: read-only file system; choose another place" in one_line(capsys)
 
 
 @pytest.mark.parametrize("case", MISTAKES)

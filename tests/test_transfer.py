@@ -66,6 +66,7 @@ def test_every_initialisation_paints(random_vgg19, tmp_path, init):
 def test_size_content_keeps_the_contents_size(random_vgg19):
     result = nstcore.stylize(CONTENT, STYLE, weights=random_vgg19, **SMALL | {"size": "content"})
     assert result.image.shape == CONTENT.shape
+    assert "array(" not in repr(result)
 
 
 def test_the_metadata_says_how_to_make_it_again(random_vgg19, tmp_path):
@@ -137,6 +138,10 @@ def test_a_run_without_memory_keeps_the_best_picture(random_vgg19):
     [
         ({"optimizer": "sgd"}, OptionError),
         ({"iterations": 0}, OptionError),
+        ({"iterations": 1.5}, OptionError),
+        ({"iterations": "5"}, OptionError),
+        ({"seed": 1.5}, OptionError),
+        ({"content_layers": "relu4_2"}, OptionError),
         ({"size": 0}, OptionError),
         ({"size": 15}, ShapeError),
         ({"size": "large"}, OptionError),

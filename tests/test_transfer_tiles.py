@@ -16,7 +16,7 @@ from nstcore import disk
 from nstcore.commands.kinds import Tile, Unfit
 from nstcore.engines import memory
 from nstcore.engines.tiled import TiledEngine, Tiling
-from nstcore.errors import OptionError, OutputError
+from nstcore.errors import OptionError, OutputError, ShapeError
 from nstcore.transfer import FailedRun, estimate
 from nstcore.transfer.tiles import tiling_of, word_of
 
@@ -30,9 +30,9 @@ def weights(narrow):
     return narrow()
 
 
-def paint(weights, **options):
+def paint(weights, content=CONTENT, **options):
     layers = {"style_layers": ("relu1_1", "relu2_1", "relu3_1", "relu5_1"), "content_layers": ("relu4_1",)}
-    return nstcore.stylize(CONTENT, STYLE, weights=weights, **SMALL | layers | options)
+    return nstcore.stylize(content, STYLE, weights=weights, **SMALL | layers | options)
 
 
 @pytest.fixture
@@ -72,6 +72,17 @@ def test_the_command_line_reads_the_same(given, read):
 def test_the_command_line_refuses_the_same(given):
     with pytest.raises(Unfit):
         Tile().read(given)
+
+
+@pytest.mark.parametrize("way", [{}, {"tile": 128}, {"memory": "low"}], ids=str)
+def test_a_picture_that_is_too_narrow_for_the_network_is_refused_before_it_is_cut(weights, way):
+    with pytest.raises(ShapeError, match="picture: expected at least 16x16 pixels, got 200x3; take a larger size"):
+        paint(weights, smooth_picture(15, 1000, 1), **way)
+
+
+def test_a_style_that_is_too_small_for_the_network_is_named(weights):
+    with pytest.raises(ShapeError, match="style 1: expected at least 16x16 pixels, got 12x11; take a larger size"):
+        paint(weights, style_size=12)
 
 
 # -- painting ---------------------------------------------------------------------------------------------------------

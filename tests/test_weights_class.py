@@ -35,6 +35,10 @@ def test_describe_is_one_line(weights):
     assert all(word in line for word in ("vgg19 to conv2_3", "BGR 0-255", "zero padding", "max pooling", "from random"))
 
 
+def test_what_python_shows_of_weights_has_no_filters_in_it(weights):
+    assert len(repr(weights)) < 600
+
+
 def test_filters_are_put_in_the_order_of_the_data(weights):
     turned = dataclasses.replace(weights, filters=dict(reversed(weights.filters.items())))
     assert list(turned.filters) == list(weights.filters)

@@ -135,6 +135,7 @@ def test_a_path_is_a_path(home, tmp_path, monkeypatch):
     assert load_weights(tmp_path / "vgg19.h5").name == "mine"
     assert load_weights("./vgg19").name == "without ending"
     assert "no such file" in refused(load_weights, "vgg18.h5")
+    assert "expected a file or a name, got an address" in refused(load_weights, "https://example.org/vgg19.h5")
     assert "neither a file nor one of the names auto, builtin, vgg16, vgg19" in refused(load_weights, "vgg18")
 
 
@@ -184,7 +185,8 @@ def test_convert_fills_the_cache_and_auto_finds_it(keras, home, capsys):
 def test_a_cache_that_cannot_be_made_is_one_line(keras, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NSTCORE_HOME", str(tmp_path / "file"))
-    assert "the cache folder cannot be made" in refused(run, "convert", keras, error=OutputError)
+    said = refused(run, "convert", keras, error=OutputError)
+    assert "the folder cannot be made: not a directory; set NSTCORE_HOME to one that can" in said
 
 
 def test_bad_input_leaves_the_output_as_it_was(keras, tmp_path):

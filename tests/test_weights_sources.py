@@ -209,6 +209,18 @@ def test_the_output_may_not_be_the_source(tmp_path, small):
     assert not list(tmp_path.glob("**/*.part"))
 
 
+def test_no_other_file_is_written_over(tmp_path, small):
+    source = write_keras(tmp_path / "keras.h5", small)
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"a photograph")
+    with pytest.raises(OutputError, match=r"photo\.jpg: expected a weights file or a new name, got another file"):
+        convert(source, photo)
+    assert photo.read_bytes() == b"a photograph"
+    photo.write_bytes(b"")
+    convert(source, photo)
+    convert(source, photo)
+
+
 def test_a_name_may_be_given(tmp_path, small):
     convert(write_keras(tmp_path / "keras.h5", small), tmp_path / "out.h5", name="mine")
     assert read_weights(tmp_path / "out.h5").name == "mine"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import files
 from ..errors import INTERRUPTED, NstcoreError, OptionError, PictureError
-from .job import Job, kept, reason
+from .job import Job, reason
 from .progress import tell
 from .studio import Studio
 
@@ -99,7 +100,7 @@ def paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
     """State and note of a job that did not fail."""
     for path in (job.output, job.report):
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folder(path.parent)
     studio.check(job)
     before = differences(job.output, studio.request(job))
     if before == []:
@@ -115,7 +116,7 @@ def paint(job: Job, studio: Studio, name: str) -> tuple[str, str]:
 
     result = studio.paint(job, name, announce, resume=True)
     if result.interrupted:
-        return STOPPED, f"the best so far is saved{kept(job)}"
+        return STOPPED, "the best so far is saved"
     height, width = result.pixels.shape[1:]
     return MADE, f"{width}x{height}, loss {result.terms.total:.4g}"
 

@@ -71,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         if named is None:
             studio.say(f"The example pair: {content}, {styles[0]}")
         one_pass = OnePass(studio, args.model, args.weights, strength, args.quiet)
+        if content != STANDARD and not os.path.exists(content):
+            raise PictureError(f"{content}: no such file or folder; expected a picture, or a folder of pictures")
         if content != STANDARD and os.path.isdir(content):
             return _folder(content, styles, output, given, studio, one_pass)
         job = Job(content, styles, output or _default_output(content, styles[0]), settings)

@@ -184,7 +184,8 @@ def summary(job: Job, result: Result) -> str:
     """A line about a picture that was made."""
     height, width = result.pixels.shape[1:]
     iterations = len(result.losses) - len(result.metadata["sizes"])  # the start of each size is none
-    made = f"{width}x{height}, {iterations} iterations in {result.seconds:.1f} s, {result.status}"
+    plural = "s" if iterations != 1 else ""
+    made = f"{width}x{height}, {iterations} iteration{plural} in {result.seconds:.1f} s, {result.status}"
     return f"{job.shown_output}: {made}{_reported(job)}"
 
 

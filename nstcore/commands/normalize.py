@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     files.check_writable(args.output)
     if args.output.exists() and source.exists() and os.path.samefile(source, args.output):
         raise OutputError(f"{args.output}: the output is the input itself; give another path with -o")
+    files.check_kind(args.output, files.HDF5, "a weights file")
     engine = engines.create("cpu", threads=args.threads)
     weights = read_weights(source)
     if args.images is None:

@@ -72,7 +72,7 @@ class OnePass:
 
     def outcome(self, job: Job, studio: Studio, name: str) -> tuple[str, str]:
         """Make a picture of many, unless it is there; its state, and a note."""
-        job.output.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(job.output.parent)
         studio.check(job)
         if differences(job.output, self.request(job)) == []:
             studio.say(f"{name}: kept, it is as asked")

@@ -88,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_one(args: argparse.Namespace) -> int:
+    port = _live_port(args.live)  # first: it may have taken a picture's name
     sources = [*settings_file(args.settings), from_arguments(args)]
     settings = resolve(sources)
     named = pictures(settings, "run")
@@ -98,7 +99,7 @@ def _run_one(args: argparse.Namespace) -> int:
     job = Job(content, styles, output, settings)
     with (
         Studio(args.quiet, args.verbose, "error" if output == STANDARD else "output") as studio,
-        _live_page(args.live) as live,
+        _live_page(port) as live,
     ):
         if named is None:
             studio.say(f"The example pair: {content}, {styles[0]}")
@@ -123,17 +124,24 @@ def _run_one(args: argparse.Namespace) -> int:
     return 0
 
 
-def _live_page(port: str | None) -> AbstractContextManager[Live | None]:
+def _live_port(given: str | None) -> int | None:
+    """What `--live` names."""
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit() and len(given) < 6 and int(given) < 1 << 16):
+        raise OptionError(
+            f"--live: expected a port, 0 to 65535, got {given!r}; put --live behind the pictures, or write --live=PORT"
+        )
+    return int(given)
+
+
+def _live_page(port: int | None) -> AbstractContextManager[Live | None]:
     """What `--live` asks for, on a port that is ours from now on."""
     if port is None:
         return nullcontext()
-    if not (port.isascii() and port.isdigit() and len(port) < 6 and int(port) < 1 << 16):
-        raise OptionError(
-            f"--live: expected a port, 0 to 65535, got {port!r}; put --live behind the pictures, or write --live=PORT"
-        )
     from ..report import Live, Recorder
 
-    return Live(Recorder(), int(port))
+    return Live(Recorder(), port)
 
 
 def _default_output(content: Path, style: Path, resume: bool) -> Path:

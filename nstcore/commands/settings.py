@@ -134,9 +134,9 @@ class Settings:
         level = self._picture_level.get("output", 0)
         suffix = output.suffix.lower()
         if self.given("quality") and suffix not in LOSSY:
-            self._meaningless("quality", level, f"is for JPEG and WebP, but the output is {output.name}")
+            self._meaningless("quality", level, f"is for JPEG and WebP; name {output.name} so")
         if self["bits"] == 16 and suffix not in DEEP:
-            self._meaningless("bits", level, f"16 takes PNG or TIFF, but the output is {output.name}")
+            self._meaningless("bits", level, f"16 is for PNG and TIFF; name {output.name} so")
 
     def _drop_or_refuse(self) -> None:
         for rule in _RULES:
@@ -153,7 +153,7 @@ class Settings:
             sizes = self["style_size"] if isinstance(self["style_size"], list) else [self["style_size"]]
             if None not in sizes:
                 level = self._level["style_size"]
-                self._meaningless("style_scale", level, "has no say where --style-size gives every style's size")
+                self._meaningless("style_scale", level, "has no say beside --style-size; leave that out")
 
     def _meaningless(self, name: str, level: int, why: str) -> None:
         """An option that another one, given at `level`, makes meaningless: whoever gave it last is told; what was only

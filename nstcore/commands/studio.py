@@ -127,6 +127,8 @@ class Studio:
         images.check_output(job.output, **written)
         if job.snapshot is not None:
             files.check_writable(job.snapshot)
+            if settings["snapshot"] is not None:
+                files.check_kind(job.snapshot, files.SNAPSHOT, "a snapshot of nstcore for --snapshot")
         if job.log is not None:
             check_log(job.log)
         if job.report is not None:

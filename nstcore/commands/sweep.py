@@ -111,7 +111,7 @@ def paint_grid(
     with ExitStack() as stack:
         studio = stack.enter_context(Studio(args.quiet, args.verbose))
         studio.open((content, *styles), resolve(sources), {option.name for option, _ in axes})
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         files.check_writable(folder / SHEET)
         stack.enter_context(held(folder / SHEET))
         outcomes = paint_all(jobs, studio, at_once=at_once)

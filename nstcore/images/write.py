@@ -171,6 +171,7 @@ def _send(stream: BinaryIO, content: memoryview) -> None:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What `write_picture` put into a picture; `PictureError` where there is nothing of the kind."""
     source = source_of(path)
+    none = f"{shown(path)}: carries no settings of nstcore; expected a picture as nstcore saved it"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about other metadata than ours
@@ -179,10 +180,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
                 if text is None:  # another program may have moved it behind the image data, which is decoded for this
                     text = getattr(image, "text", {}).get(KEY)
         found = json.loads(text or "")
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise PictureError(f"{shown(path)}: carries no settings of nstcore ({type(error).__name__})") from None
+    except Exception:  # decoders of damaged files raise nearly anything
+        raise PictureError(none) from None
     if not isinstance(found, dict):
-        raise PictureError(f"{shown(path)}: carries no settings of nstcore")
+        raise PictureError(none)
     return found
 
 

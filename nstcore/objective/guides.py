@@ -83,9 +83,10 @@ def regions_of(
         What every guide on a style is multiplied by.
     """
     count = len(style_sizes)
+    for k, alpha in enumerate(style_alphas):
+        _not_empty(f"style {k + 1}", alpha, "opaque")
     if not given:
-        if outside is not None:
-            _not_empty("the picture", outside)
+        _not_empty("the picture", outside, "opaque and not protected")
         return [Region(outside, dict(enumerate(style_alphas)), 1.0)]
     found: list[tuple[np.ndarray, dict[int, np.ndarray | None]]] = []
     for i, (mask, style_masks) in enumerate(given):
@@ -102,7 +103,7 @@ def regions_of(
                 f"{name}: expected a mask, all or none for each of the {count} styles, got {len(style_masks)}"
             )
         content = _times(images.resize_mask(images.read_mask(mask), size), outside)
-        _not_empty(f"{name}, its mask on the content", content)
+        _not_empty(f"{name}, its mask on the content", content, "white, opaque and not protected")
         styles: dict[int, np.ndarray | None] = {}
         for k, style_mask in enumerate(style_masks):
             if isinstance(style_mask, str) and style_mask == NOWHERE:
@@ -111,7 +112,7 @@ def regions_of(
                 styles[k] = style_alphas[k]
                 continue
             guide = _times(images.resize_mask(images.read_mask(style_mask), style_sizes[k]), style_alphas[k])
-            _not_empty(f"{name}, its mask on style {k + 1}", guide)
+            _not_empty(f"{name}, its mask on style {k + 1}", guide, "white and opaque")
             styles[k] = guide
         if not styles:
             raise OptionError(
@@ -171,6 +172,6 @@ def _times(guide: np.ndarray, outside: np.ndarray | None) -> np.ndarray:
     return guide if outside is None else guide * outside
 
 
-def _not_empty(what: str, guide: np.ndarray) -> None:
-    if not guide.any():
-        raise OptionError(f"{what}: expected some of it to be white and opaque, got nothing; nothing would be styled")
+def _not_empty(what: str, guide: np.ndarray | None, how: str) -> None:
+    if guide is not None and not guide.any():
+        raise OptionError(f"{what}: expected some of it to be {how}, got nothing; nothing would be styled")

@@ -280,6 +280,8 @@ class Objective:
         gradient : array of shape (3, H, W)
             d total / d pixels; a buffer of the engine that the next call reuses.
         """
+        if isinstance(pixels, np.ndarray) and pixels.dtype.kind != "f":
+            raise ShapeError(f"pixels: expected floating point in [0, 1], got {pixels.dtype}; divide by 255")
         if tuple(pixels.shape) != self.shape:
             raise ShapeError(f"pixels: expected {self.shape}, the content's (3, H, W), got {tuple(pixels.shape)}")
         terms, gradient = self._repeated(self._at, self.composed(self.engine.asarray(pixels)))

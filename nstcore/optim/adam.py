@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import NotFinite, OptionError
-from .problem import Function, checked_bounds, checked_count, checked_gradient
+from .problem import Function, checked_bounds, checked_count, checked_gradient, checked_start
 from .result import Callback, Minimum, State
 from .states import AdamState, checked_state
 from .vectors import Vectors
@@ -169,7 +169,7 @@ def minimize_adam(
     OptionError
         If an option is out of its range.
     ShapeError
-        If the gradient or the state does not have the shape of `x0`.
+        If `x0` is not of floating point, or the gradient or the state does not have its shape.
     NotFinite
         If f returns a loss that is not finite. A gradient that is not shows in the next loss.
 
@@ -187,7 +187,9 @@ def minimize_adam(
     if not epsilon > 0:
         raise OptionError(f"epsilon: expected a number above 0, got {epsilon}; the usual one is 1e-8")
 
-    vectors = vectors or Vectors()
+    if vectors is None:
+        checked_start(x0)
+        vectors = Vectors()
     x = vectors.empty_like(x0)
     vectors.copy(x0, out=x)
     vectors.clip(x, lo, hi)

@@ -37,7 +37,7 @@ from typing import Any
 from ..errors import NotFinite, OptionError
 from .line_search import FAILED, Search, strong_wolfe
 from .pairs import Pairs
-from .problem import Function, checked_bounds, checked_count, checked_gradient
+from .problem import Function, checked_bounds, checked_count, checked_gradient, checked_start
 from .result import Callback, Minimum, State
 from .states import LBFGSState
 from .vectors import Vectors
@@ -109,7 +109,7 @@ def minimize_lbfgs(
     OptionError
         If an option is out of its range.
     ShapeError
-        If the gradient or the state does not have the shape of `x0`.
+        If `x0` is not of floating point, or the gradient or the state does not have its shape.
     NotFinite
         If the loss or the gradient is not finite at `x0`. Elsewhere the line search steps back from such points.
     """
@@ -121,7 +121,9 @@ def minimize_lbfgs(
     if not tolerance_gradient >= 0:
         raise OptionError(f"tolerance_gradient: expected 0 or more, got {tolerance_gradient}; the usual one is 1e-7")
 
-    vectors = vectors or Vectors()
+    if vectors is None:
+        checked_start(x0)
+        vectors = Vectors()
     run = _Run(f, x0, lo, hi, vectors)
     memory = LBFGSState() if state is None else state
     pairs = Pairs(vectors, x0, history, memory)

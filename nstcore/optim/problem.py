@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from ..errors import OptionError, ShapeError
 
@@ -12,9 +15,16 @@ Function = Callable[[Any], tuple[float, Any]]
 
 
 def checked_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse a count below `least`."""
-    if value < least:
-        raise OptionError(f"{name}: expected at least {least}, got {value}; raise it")
+    """Refuse what is no whole number, or one below `least`."""
+    if not isinstance(value, Integral) or value < least:
+        raise OptionError(f"{name}: expected a whole number of {least} or more, got {value!r}")
+
+
+def checked_start(x0: Any) -> None:
+    """Refuse what is no floating-point ndarray: steps would be rounded away."""
+    if not isinstance(x0, np.ndarray) or x0.dtype.kind != "f":
+        got = x0.dtype if isinstance(x0, np.ndarray) else type(x0).__name__
+        raise ShapeError(f"x0: expected a floating-point ndarray, got {got}; pass numpy.asarray(x0, float)")
 
 
 def checked_bounds(bounds: tuple[float, float] | None) -> tuple[float, float]:

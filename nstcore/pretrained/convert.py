@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import OptionError, OutputError, WeightsError
+from ..files import HDF5, check_kind, make_folder
 from ..version import __version__
 from . import layout, places
 from .readers import Source, read_source
@@ -82,7 +83,7 @@ def convert(
     entry = (registry or default_registry()).find(digests)
     if output_path is None:
         output_path = places.cached_path(source.architecture)
-        make_folder(output_path.parent)
+        make_folder(output_path.parent, places.WAY_OUT)
     return _store(source, digests, entry, Path(output_path), storage, name, preprocessing, None)
 
 
@@ -148,19 +149,12 @@ def stated_preprocessing(
         raise OptionError(str(error)) from error
 
 
-def make_folder(folder: Path) -> None:
-    """The cache folder, made if need be; `OutputError` if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{shown(folder)}: the cache folder cannot be made: {error.strerror}") from error
-
-
 def check_output(output: Path, sources: Iterable[Path]) -> None:
-    """`OutputError` if the output is one of the source's files."""
+    """`OutputError` if the output is one of the source's files, or another file that holds no weights."""
     for file in sources:
         if os.path.exists(output) and os.path.samefile(file, output):
             raise OutputError(f"{shown(output)}: the output is the source itself; give another path with -o")
+    check_kind(output, HDF5, "a weights file")
 
 
 def _store(

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from .. import vgg
 from ..errors import OptionError, OutputError, WeightsError
+from ..files import make_folder
 from ..lock import locked
 from . import places
-from .convert import convert_entry, make_folder
+from .convert import convert_entry
 from .fast.convert import convert_fast_entry
 from .fast.models import fast_tensors
 from .receive import Part, Progress, Wanted, from_first, offline
@@ -92,7 +93,7 @@ def fetch(
         return WeightsError(f"weights {name}: another process is fetching them; {way_out} ({holder})")
 
     missing = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-    make_folder(target.parent)
+    make_folder(target.parent, places.WAY_OUT)
     try:
         with locked(lock, busy, "set NSTCORE_HOME") as beat:
             if source is not None and not remote:

@@ -18,9 +18,8 @@ import h5py
 import numpy as np
 
 from ..errors import WeightsError
+from ..files import HDF5
 from .weights import check_text, shown
-
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 _LARGEST_ATTRIBUTE = 64 * 1024
 _DEFLATE = h5py.h5z.FILTER_DEFLATE
@@ -61,8 +60,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 def check_signature(path: Path) -> None:
     """`WeightsError` unless `path` is a regular file that begins as HDF5 does."""
-    head = first_bytes(path, len(SIGNATURE))
-    if head != SIGNATURE:
+    head = first_bytes(path, len(HDF5))
+    if head != HDF5:
         raise WeightsError(
             f"{shown(path)}: expected an HDF5 file, found one that begins with {head.hex(' ') or 'nothing'}"
         )

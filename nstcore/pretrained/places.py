@@ -14,6 +14,7 @@ from ..vgg import ARCHITECTURES
 BUILTIN = "builtin"
 AUTO = "auto"
 DEFAULT_NETWORK = "vgg19"
+WAY_OUT = "set NSTCORE_HOME to one that can"  # of a cache folder that cannot be made
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -101,6 +102,11 @@ def locate(name_or_path: str | Path) -> Path:
         raise WeightsError(
             f"weights {name_or_path}: expected weights of a VGG, these are of a feed-forward network; they are for: "
             f"python -m nstcore fast --weights {name_or_path}"
+        )
+    if isinstance(name_or_path, str) and "://" in name_or_path and not os.path.lexists(name_or_path):
+        raise WeightsError(
+            f"weights {name_or_path}: expected a file or a name, got an address; fetch it, or take it as a mirror: "
+            "python -m nstcore weights get NAME --from URL"
         )
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and not os.path.lexists(path) and path.name == name_or_path and not path.suffix:

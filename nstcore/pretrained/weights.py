@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -108,7 +108,7 @@ class Weights:
 
     name: str
     architecture: str
-    filters: dict[str, tuple[np.ndarray, np.ndarray]]
+    filters: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
     preprocessing: Preprocessing
     padding: Padding
     pooling: Pooling

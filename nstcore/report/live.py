@@ -33,6 +33,7 @@ _PATIENCE = 10.0  # seconds that a connection may take
 _LOOKING = 4.0  # seconds for which a page that has asked counts as looked at
 _NOTICE = 0.2  # seconds after which the server sees that it is to end, at most
 _FAREWELL = 3.0  # seconds in which pages that are looked at get the end
+_NOTHING = "there is nothing here: the page has the whole address that the run has printed"
 
 
 class Live:
@@ -144,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer("application/json", live.news(_known(urlsplit(self.path).query)))
             live.told()
         else:
-            self._refuse(404, "there is nothing here")
+            self._refuse(404, _NOTHING)
 
     def do_POST(self) -> None:
         live = self.server.live
@@ -157,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             self._refuse(403, "only the page itself may ask for that")
         elif not self._is_at("stop"):
-            self._refuse(404, "there is nothing here")
+            self._refuse(404, _NOTHING)
         else:
             live.stop_asked = True
             self._answer("application/json", b"{}")

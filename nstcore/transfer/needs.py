@@ -87,13 +87,14 @@ class Needs:
         probe = Objective(weights, stand_ins[0], stand_ins, engine=engine, statistics={}, **plain)
         self.network: Network = probe.network
         self._content_layers, self._style_layers = tuple(probe.content_layers), tuple(probe.style_layers)
-        self._style_loss = probe.style_loss
+        self._style_loss, self._blend = probe.style_loss, probe.style_blend
         self._protect = options.get("protect") is not None
         regions = options.get("regions") or ()
         self._regions = max(1, len(regions))
         outside = content.shape[2] == 4 or self._protect
         self._content_guided = self._content_layers if content.shape[2] == 4 else ()
         self._style_guided = self._style_layers if outside or regions else ()
+        self._architecture = weights.architecture
         strides = [vgg.find(weights.architecture, tap).stride for tap in self.network.taps]
         self._shortest = max(vgg.SMALLEST_SIDE, *strides)
         self._styles_guided = [bool(regions) or style.shape[2] == 4 for style in styles]
@@ -101,7 +102,19 @@ class Needs:
     # -- what fits ------------------------------------------------------------------------------------------------
 
     def plan(self, size: Size, history: int | None = None) -> Plan:
-        """For a picture of (height, width); with another `history` than the optimizer's, if given."""
+        """For a picture of (height, width); with another `history` than the optimizer's, if given.
+
+        Raises
+        ------
+        ShapeError
+            If the picture, or a style that counts, is too small for a layer.
+        """
+        for tap in self.network.taps:
+            vgg.shape(self._architecture, tap, *size)
+        for number, style in enumerate(self.pictures.style_sizes(max(size))):
+            if self._blend[number] > 0:
+                for tap in self._style_layers:
+                    vgg.shape(self._architecture, tap, *style, what=f"style {number + 1}")
         rungs = self._rungs(size)
         history = self.optimizer.history if history is None else history
         phases = [phase for i in range(len(rungs)) for phase in self._phases(rungs, i, history)]

@@ -42,7 +42,7 @@ class FastResult(Painted):
         From the pictures in memory to the picture in memory.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray = field(repr=False)
     alpha: np.ndarray | None = field(repr=False)
     metadata: dict[str, Any] = field(repr=False)
     seconds: float

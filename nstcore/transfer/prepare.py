@@ -13,6 +13,8 @@ from ..engines import Engine
 from ..errors import OptionError
 from ..images import Picture
 from ..objective import CONTENT_LAYERS, STYLE_LAYERS
+from ..objective.layers import layer_weights
+from ..optim import checked_count
 from ..pretrained import Weights, load_weights
 from .ladder import Rung, climb
 from .needs import Needs
@@ -81,10 +83,8 @@ def prepare(
     """
     if optimizer not in OPTIMIZERS:
         raise OptionError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {optimizer!r}")
-    if iterations < 1:
-        raise OptionError(f"iterations: expected 1 or more, got {iterations}")
-    if history < 1:
-        raise OptionError(f"history: expected 1 or more, got {history}; the usual one is 20")
+    checked_count("iterations", iterations)
+    checked_count("history", history)
     if not 0 < learning_rate < math.inf:
         raise OptionError(f"learning_rate: expected a number above 0, got {learning_rate}; the usual one is 0.02")
     if not 0 <= average < 1:
@@ -116,11 +116,9 @@ def prepare(
 
 def _stride(weights: Weights, options: dict[str, Any]) -> int:
     """Pixels that one position of the deepest layer stands for: no picture may be smaller."""
-    layers = [
-        *(options.get("content_layers") or CONTENT_LAYERS),
-        *(options.get("style_layers") or STYLE_LAYERS),
-    ]
-    return max(vgg.find(weights.architecture, layer).stride for layer in layers)
+    usual = {"content_layers": CONTENT_LAYERS, "style_layers": STYLE_LAYERS}
+    layers = [layer for name, those in usual.items() for layer in layer_weights(name, options.get(name), those, 1.0)]
+    return max((vgg.find(weights.architecture, layer).stride for layer in layers), default=1)
 
 
 def _load_masks(options: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ class Result(Painted):
         Time in the loop.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray = field(repr=False)
     alpha: np.ndarray | None = field(repr=False)
     terms: Terms
     losses: list[Terms] = field(repr=False)

@@ -13,6 +13,7 @@ from ..engines import Engine
 from ..errors import OptionError
 from ..images import Picture
 from ..objective import Objective
+from ..optim import checked_count
 from ..pretrained import Weights, load_fast_weights
 from .ladder import Rung
 from .loop import Loop
@@ -142,8 +143,7 @@ def stylize(
     FailedRun
         If the loop broke off; its `result` holds the best picture before.
     """
-    if seed < 0:
-        raise OptionError(f"seed: expected 0 or more, got {seed}")
+    checked_count("seed", seed, 0)
     if not 0 <= snapshot_every < math.inf:
         raise OptionError(f"snapshot_every: expected 0 or more seconds, got {snapshot_every}")
     if resume and snapshot is None:

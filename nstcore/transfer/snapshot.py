@@ -25,7 +25,7 @@ from ..errors import OutputError, SnapshotError
 Arrays = Mapping[str, Callable[[], np.ndarray]]  # each is made when it is written: a copy of one at a time
 
 _BLOCK = 512  # the smallest user block of HDF5
-_MAGIC = b"nstcore snapshot 1\n"
+_MAGIC = files.SNAPSHOT + b"1\n"
 _SHARE = 0.05  # of the time that may go into writing
 
 

@@ -30,7 +30,7 @@ MISSING = (
 STALE = "were built from other sources than those in kernels/cpu"
 UNLOADABLE = "cannot be loaded"
 AGAIN = "install nstcore again (in a checkout: delete .venv, or python setup.py build_ext --inplace)"
-SLOWER = "in NumPy, some three times slower"
+SLOWER = "in NumPy, some two and a half times slower"
 
 
 class Floats:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import WeightsError
+from ...files import make_folder
 from ...version import __version__
 from .. import hdf5, places
-from ..convert import check_output, make_folder
+from ..convert import check_output
 from ..readers import adain, magenta, tflite
 from ..registry import Digests, Entry, Registry, default_registry, file_digests
 from ..weights import shown
@@ -134,7 +135,7 @@ def convert_fast(
         weights = FastWeights(name, weights.model, weights.tensors, weights.provenance)
     if output_path is None:
         output_path = places.cached_path(source.model)
-        make_folder(output_path.parent)
+        make_folder(output_path.parent, places.WAY_OUT)
     check_output(Path(output_path), source.files)
     write_fast_weights(output_path, weights)
     return weights

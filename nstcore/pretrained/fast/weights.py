@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -35,7 +35,7 @@ class FastWeights:
 
     name: str
     model: str
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, np.ndarray] = field(repr=False)
     provenance: dict[str, str]
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from ... import vgg
 from ...errors import WeightsError
+from ...files import HDF5
 from .. import hdf5
 from . import keras
 from .source import Source
@@ -29,7 +30,7 @@ _FLOATS = ("float32", "float16")
 
 def recognise(path: Path) -> bool:
     """Whether it is a file that begins as HDF5 does."""
-    return os.path.isfile(path) and hdf5.first_bytes(path, len(hdf5.SIGNATURE)) == hdf5.SIGNATURE
+    return os.path.isfile(path) and hdf5.first_bytes(path, len(HDF5)) == HDF5
 
 
 def read(path: Path) -> Source:
