@@ -19,7 +19,7 @@ from conftest import ROOT
 from nstcore import images
 from nstcore.transfer.snapshot import open_snapshot
 
-KILLS = 15  # of each optimizer
+KILLS = 12  # of each optimizer
 COMMON = (
     *("--size", "72", "--ladder", "48", "--snapshot-every", "0.02", "--threads", "1", "--device", "cpu"),
     *("--content-layers", "relu2_1", "--style-layers", "relu1_1,relu2_1", "--weights", "weights.h5"),

@@ -253,7 +253,7 @@ print(held_memory()[1])
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_tile(tmp_path):
     peaks = []
-    for size in (1024, 2560):
+    for size in (1024, 2048):
         picture = tmp_path / f"{size}.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)).save(picture)
         script = PEAK.format(tests=str(ROOT / "tests"), size=size, picture=picture)
