@@ -87,3 +87,12 @@ def plant(monkeypatch, name: str, there: str, planted: str) -> None:
     assert sound.text.count(there) == 1
     broken = dataclasses.replace(sound, text=sound.text.replace(there, planted))
     monkeypatch.setattr(source, "read", lambda asked: broken if asked == name else read(asked))
+
+
+def notices(bug: str, check: Callable[[], object]) -> None:
+    """The check fails; for the bug "nothing" it passes."""
+    if bug == "nothing":
+        check()
+    else:
+        with pytest.raises(AssertionError):
+            check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from cuda_devices import elements, floats, plant, unwritten
+from cuda_devices import elements, floats, notices, plant, unwritten
 from cuda_sanitized import run_sanitized
 from test_gates import CASES, from_features_and_gates, gradients_of, inputs
 
@@ -247,11 +247,7 @@ def test_a_planted_bug_is_caught(unoptimised, monkeypatch, bug):
             check_choices(unoptimised, (17, 5, 7), kind, FLOAT32)
         test_choices_of_gates_are_the_books(unoptimised)
 
-    if bug == "nothing":
-        check()
-    else:
-        with pytest.raises(AssertionError):
-            check()
+    notices(bug, check)
 
 
 SANITIZED = """

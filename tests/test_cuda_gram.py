@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from cuda_devices import elements, floats, plant, unwritten
+from cuda_devices import elements, floats, notices, plant, unwritten
 from cuda_sanitized import run_sanitized
 
 from nstcore.engines.cuda import gram
@@ -224,11 +224,7 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_caught(unoptimised, monkeypatch, bug):
     plant(monkeypatch, "gram/02_shared_tile", *BUGS[bug])
-    if bug == "nothing":
-        check_forward(unoptimised, 70, 300, "02_shared_tile", FLOAT32)
-    else:
-        with pytest.raises(AssertionError):
-            check_forward(unoptimised, 70, 300, "02_shared_tile", FLOAT32)
+    notices(bug, lambda: check_forward(unoptimised, 70, 300, "02_shared_tile", FLOAT32))
 
 
 SANITIZED = """

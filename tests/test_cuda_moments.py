@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cuda_devices import elements, floats, plant, unwritten
+from cuda_devices import elements, floats, notices, plant, unwritten
 from cuda_sanitized import run_sanitized
 
 from nstcore.engines import TapGradient
@@ -225,11 +225,7 @@ def test_a_planted_bug_is_caught(unoptimised, monkeypatch, bug):
         check_backward(unoptimised, 7, 35)
         test_guided_features_are_those_times_the_root_in_their_range(unoptimised, FLOAT32, 3.0)
 
-    if bug == "nothing":
-        check()
-    else:
-        with pytest.raises(AssertionError):
-            check()
+    notices(bug, check)
 
 
 SANITIZED = """
