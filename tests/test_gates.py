@@ -155,6 +155,14 @@ def test_words_hold_their_bits(channels):
     np.testing.assert_array_equal(gates.bits(found, channels), given)
 
 
+@pytest.mark.parametrize("size", [(0, 7), (5, 0)])
+def test_of_a_tile_without_a_position_of_a_layer_there_are_no_words(size):
+    """The last tile of a picture may be one pixel wide, and nothing of it is left below the first pooling."""
+    found = gates.words(np.ones((17, *size), bool))
+    assert found.shape == (2, *size)
+    assert gates.bits(found, 17).shape == (17, *size)
+
+
 @pytest.mark.parametrize("kernels", library.INSTRUCTIONS)
 def test_gates_of_another_size_are_refused(narrow, kernels):
     network = engines.create("cpu").network(narrow(), [], "max", Part(2, 2))

@@ -98,18 +98,16 @@ def shape_of(step: Step, height: int, width: int) -> tuple[int, int, int]:
 def words(gates: np.ndarray) -> np.ndarray:
     """bool (C, H, W) as uint16 (ceil(C/16), H, W)."""
     C, H, W = gates.shape
-    every = np.zeros((-(-C // WORD) * WORD, H, W), np.uint16)
-    every[:C] = gates
-    return np.bitwise_or.reduce(
-        every.reshape(-1, WORD, H, W) << np.arange(WORD, dtype=np.uint16)[:, None, None], axis=1
-    )
+    every = np.zeros((-(-C // WORD), WORD, H, W), np.uint16)
+    every.reshape(len(every) * WORD, H, W)[:C] = gates  # of a view; H or W may be 0
+    return np.bitwise_or.reduce(every << _SHIFTS, axis=1)
 
 
 def bits(gates: np.ndarray, channels: int) -> np.ndarray:
     """And back."""
-    _, H, W = gates.shape
+    count, H, W = gates.shape
     every = gates[:, None] >> _SHIFTS & 1
-    return every.reshape(-1, H, W)[:channels].astype(bool)
+    return every.reshape(count * WORD, H, W)[:channels].astype(bool)
 
 
 def winners(choice: np.ndarray, H: int, W: int) -> np.ndarray:
