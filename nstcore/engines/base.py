@@ -311,6 +311,11 @@ class Engine(ABC):
         """A contiguous copy as an array of this engine."""
         return np.array(a, self.dtype, order="C")
 
+    @property
+    def on_host(self) -> bool:
+        """Whether its arrays are NumPy's."""
+        return isinstance(self.array(np.zeros(1)), np.ndarray)
+
     def asarray(self, a: Any) -> Any:
         """The array itself where it is one that this engine can read, else a contiguous copy."""
         return np.ascontiguousarray(a, self.dtype)

@@ -90,9 +90,9 @@ class GatedNetwork(Network):
         """
 
 
-def shape_of(step: Step, height: int, width: int) -> tuple[int, int, int]:
-    """Of a step's gates, for so many rows and columns of features."""
-    return -(-step.out_channels // WORD), height, width
+def shape_of(channels: int, height: int, width: int) -> tuple[int, int, int]:
+    """Of the gates of so many channels, rows and columns of features."""
+    return -(-channels // WORD), height, width
 
 
 def words(gates: np.ndarray) -> np.ndarray:

@@ -45,8 +45,7 @@ class Own:
         """What computes with pieces: the engine, unless its arrays are not NumPy's."""
         if precision not in self.hosts:
             engine = self.engine(precision)
-            with_numpy = isinstance(engine.array(np.zeros(1)), np.ndarray)
-            self.hosts[precision] = engine if with_numpy else CpuEngine("float32", self.threads)
+            self.hosts[precision] = engine if engine.on_host else CpuEngine("float32", self.threads)
         return self.hosts[precision]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import ShapeError
 from ..base import EVERYWHERE
-from ..gates import GATES, WORD
+from ..gates import GATES, WORD, shape_of
 from . import pool
 from .device import Array, Device, Kernel
 from .precision import PRECISIONS, Precision
@@ -109,12 +109,12 @@ def open_choices(device: Device, precision: Precision, words: np.ndarray, choice
 def _within(device: Device, C: int, H: int, W: int, window: tuple[slice, slice]) -> tuple[range, range, Array]:
     """Rows and columns of a window of (H, W), and room for its words."""
     rows, columns = range(H)[window[0]], range(W)[window[1]]
-    return rows, columns, device.empty((-(-C // WORD), len(rows), len(columns)), GATES)
+    return rows, columns, device.empty(shape_of(C, len(rows), len(columns)), GATES)
 
 
 def _sent(device: Device, words: np.ndarray, C: int, H: int, W: int) -> Array:
     """Gates on the device."""
-    expected = -(-C // WORD), H, W
+    expected = shape_of(C, H, W)
     if words.shape != expected or words.dtype != GATES:
         raise ShapeError(f"gates: expected uint16 {expected} for {C} channels, got {words.dtype} {words.shape}")
     return device.to_device(words)

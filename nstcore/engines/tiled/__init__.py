@@ -56,7 +56,7 @@ class TiledEngine(Engine):
         self.name, self.dtype, self.precision = base.name, base.dtype, base.precision
         self.threads, self.notice = base.threads, base.notice
         # What computes on arrays of a picture's size: the engine underneath, unless its arrays are not NumPy's
-        self.host = base if isinstance(base.array(np.zeros(1)), np.ndarray) else CpuEngine("float32")
+        self.host = base if base.on_host else CpuEngine("float32")
         self.tiling = tiling
         self.vectors = StripVectors(self.host.vectors, self.new)
         self._means: dict[int, np.ndarray] = {}  # the last ones of each size of block

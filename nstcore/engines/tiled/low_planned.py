@@ -6,8 +6,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from ... import vgg
 from ...pretrained.weights import Weights
 from ..base import Engine, Network
@@ -37,8 +35,7 @@ class PlannedInBands(Network):
         rest = [tap for tap in self.taps if tap not in of_first]
         self.rest = base.network(weights, rest, pooling, vgg.Part(2)) if deep else None
         # Gates lie on the host: over a GPU's link they would take longer than computing the band again
-        near = isinstance(base.array(np.zeros(1)), np.ndarray)
-        self._gated = self.first if near and isinstance(self.first, GatedNetwork) and self.first.gated else None
+        self._gated = self.first if base.on_host and isinstance(self.first, GatedNetwork) and self.first.gated else None
         self._lends = isinstance(self.rest, GatedNetwork) and self.rest.lends
         self.itemsize, self.apart = self.first.itemsize, self.first.apart
         self._filters = sum(network.memory(64, 64)["filters"] for network in self._networks)
@@ -106,7 +103,7 @@ class PlannedInBands(Network):
         """Of what stays in the place of features; a picture in one band keeps these."""
         if self._gated is None or len(self._bands(height, width)) == 1:
             return {}
-        return {s.name: shape_of(s, height, width) for s in self._gated.gated}
+        return {s.name: shape_of(s.out_channels, height, width) for s in self._gated.gated}
 
     def size_of(self, tap: str, height: int, width: int) -> int:
         """Numbers of a tap's features; of the first block's in the windows of all bands."""

@@ -76,7 +76,7 @@ class PartPlan:
     def gate_shapes(self, height: int, width: int) -> dict[str, tuple[int, int, int]]:
         """Of what stays in the place of features, for a picture of that size."""
         steps = () if self.gated is None else self.gated.gated
-        return {s.name: shape_of(s, height // s.stride, width // s.stride) for s in steps}
+        return {s.name: shape_of(s.out_channels, height // s.stride, width // s.stride) for s in steps}
 
     def ending(self, tile: Tile) -> Ending | None:
         """What the next part wants of a tile."""
