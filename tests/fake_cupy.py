@@ -1,4 +1,9 @@
-"""A CuPy that keeps books instead of driving a GPU: its memory is NumPy's, and its launches are a list."""
+"""A CuPy that keeps books instead of driving a GPU: its memory is NumPy's, and its launches are a list.
+
+What CuPy 14 and CUDA refuse, it refuses: arguments that are not of one element, waits and exchange with the host while
+a stream is captured, more shared memory than a function was allowed, and what belongs to a GPU while another one is the
+current one. A function of a cubin is one, however often it is asked for, as it is in CUDA's driver.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +44,13 @@ class FakeArray:
     strides = property(lambda self: self.host.strides)
 
     def set(self, a, stream):
+        stream.outside_capture()
+        assert (a.dtype, a.shape, a.flags.c_contiguous) == (self.dtype, self.shape, True)
         self.host[...] = a
 
     def get(self, stream, out):
+        stream.outside_capture()
+        assert (out.dtype, out.shape, out.flags.c_contiguous) == (self.dtype, self.shape, True)
         out[...] = self.host
 
 
@@ -60,38 +69,60 @@ class FakeFunction:
     def __call__(self, grid, block, args, *, shared_mem, stream):
         if self.cupy.refuses:
             raise RuntimeError(self.cupy.refuses)
-        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        assert isinstance(grid, tuple)
+        assert isinstance(block, tuple)
+        for a in args:
+            if not (isinstance(a, np.generic) or (isinstance(a, np.ndarray) and a.size == 1)):
+                raise TypeError(f"Unsupported type {type(a)}")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         self.cupy.launches.append((self.name, grid, block, args, shared_mem, stream))
 
 
 def fake_cupy(**facts):
     """A module like CuPy on a machine with one H200, but for `facts`."""
-    facts = {"architecture": "90", "available": True, "driver": 13000, "free": 1 << 30} | facts
+    facts = {"architecture": "90", "gpus": 1, "why": "", "driver": 13000, "free": 1 << 30} | facts
     cupy = types.ModuleType("cupy")
     cupy.__version__ = "14.2.0"
     cupy.ndarray = FakeArray
     cupy.launches, cupy.refuses, cupy.streams, cupy.captures = [], None, [], []
+    current, functions = [0], {}
 
     class Device:
         def __init__(self, index=None):
-            self.id = index or 0
+            self.id = current[-1] if index is None else index
             self.compute_capability = facts["architecture"]
             self.attributes = {"MultiProcessorCount": 132, "MaxSharedMemoryPerBlockOptin": 232448}
             self.mem_info = facts["free"], 2 * facts["free"]
 
-        __enter__ = __exit__ = lambda self, *_: None
+        def __enter__(self):
+            current.append(self.id)
+
+        def __exit__(self, *_):
+            current.pop()
 
     class Stream:
         fails = None
-        __enter__ = __exit__ = lambda self, *_: None
+        captured = False
+        __exit__ = lambda self, *_: None  # noqa: E731
 
         def __init__(self, non_blocking=False):
-            self.ptr = self
+            self.ptr, self.device = self, current[-1]
+
+        def __enter__(self):
+            assert self.device == current[-1]
+
+        def outside_capture(self):
+            if self.captured:
+                raise RuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted")
 
         def begin_capture(self):
+            self.outside_capture()
+            self.captured = True
             cupy.captures.append("begun")
 
         def end_capture(self):
+            self.captured = False
             cupy.captures.append("ended")
             return types.SimpleNamespace(launch=lambda stream: cupy.captures.append(stream))
 
@@ -99,15 +130,24 @@ def fake_cupy(**facts):
             cupy.launches.append(("wait", self, event))
 
         def synchronize(self):
+            self.outside_capture()
             if self.fails:
                 raise RuntimeError(self.fails)
 
     class Event:
         def __init__(self, disable_timing=False):
-            assert disable_timing
+            self.timing, self.device = not disable_timing, current[-1]
 
         def record(self, stream):
+            assert self.device == stream.device
             cupy.launches.append(("record", stream, self))
+
+        def synchronize(self):
+            pass
+
+    def elapsed(*events):
+        assert all(event.timing for event in events)
+        return 2.0
 
     def copy(there, here, size, kind, stream):
         assert kind == "device to device"
@@ -125,23 +165,30 @@ def fake_cupy(**facts):
             return Memory(size)
 
         def free_bytes(self):
-            return 1000
+            return 1000 + current[-1]
+
+        def total_bytes(self):
+            return 3000 + current[-1]
 
     def count():
-        if not facts["available"]:
-            raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
-        return 1
+        if facts["why"]:
+            raise RuntimeError(facts["why"])
+        return facts["gpus"]
 
-    cupy.RawModule = lambda path: types.SimpleNamespace(get_function=lambda name: FakeFunction(cupy, path, name))
+    def function(path, name):
+        return functions.setdefault((path, name), FakeFunction(cupy, path, name))
+
+    cupy.RawModule = lambda path: types.SimpleNamespace(get_function=lambda name: function(path, name))
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
         Event=Event,
         MemoryPool=MemoryPool,
-        is_available=lambda: facts["available"],
+        get_elapsed_time=elapsed,
         runtime=types.SimpleNamespace(
             getDeviceCount=count,
             driverGetVersion=lambda: facts["driver"],
+            runtimeGetVersion=lambda: 13020,
             getDeviceProperties=lambda index: {"name": b"NVIDIA H200"},
             memcpyAsync=copy,
             memsetAsync=fill,

@@ -100,8 +100,26 @@ def test_a_cupy_that_cannot_be_imported_says_why(monkeypatch, tmp_path):
 
 
 def test_without_a_gpu_cupys_reason_is_told(install):
-    install(available=False)
-    refused("CuPy 14.2.0 finds no NVIDIA GPU (cudaErrorNoDevice", "driver", "--device cpu")
+    install(why="cudaErrorNoDevice: no CUDA-capable device is detected")
+    refused("CuPy 14.2.0 finds no NVIDIA GPU (cudaErrorNoDevice", "update NVIDIA's driver, or use --device cpu")
+
+
+def test_without_a_gpu_or_a_reason_the_way_out_is_told(install):
+    install(gpus=0)
+    refused("CuPy 14.2.0 finds no NVIDIA GPU; install", "--device cpu")
+
+
+@pytest.mark.parametrize(
+    ("driver", "way"),
+    [
+        (12080, 'the driver for 12: pip uninstall cupy-cuda13x, pip install "nstcore[cuda12]", or use --device cpu'),
+        (11080, "install or update NVIDIA's driver"),
+        (0, "install or update NVIDIA's driver"),
+    ],
+)
+def test_a_cupy_for_a_later_cuda_than_the_drivers_says_which_one_to_install(install, driver, way):
+    install(why="cudaErrorInsufficientDriver: CUDA driver version is insufficient", driver=driver)
+    refused("CuPy 14.2.0 finds no NVIDIA GPU (cudaErrorInsufficientDriver", way)
 
 
 @pytest.mark.parametrize(("driver", "package"), [(12080, "nvidia-cuda-nvrtc-cu12"), (13000, "nvidia-cuda-nvrtc")])
@@ -216,6 +234,14 @@ def test_too_little_memory_is_a_memory_error_with_figures(install, rung):
         device.empty((10_000_000,), np.float32)
 
 
+@needs_nvrtc
+def test_another_gpu_than_the_current_one_has_its_own_memory_and_clock(install):
+    install(gpus=2)
+    device = gpu.GpuDevice(1)
+    assert (device.held_bytes, device.free_bytes()) == (3001, (1 << 30) + 1001)
+    assert device.seconds(lambda: None) == 0.002
+
+
 # -- launches ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,11 +286,16 @@ def test_a_kernel_asks_for_more_than_48_kb_of_shared_memory_once(device, cupy, r
     function = device.kernel(rung, "told", TF32)._function
     assert function.max_dynamic_shared_size_bytes == 48 * 1024
     launch(device, rung, shared=100_000)
-    assert function.max_dynamic_shared_size_bytes == 100_000
-    launch(device, rung, shared=60_000)
-    assert function.max_dynamic_shared_size_bytes == 100_000
+    assert function.max_dynamic_shared_size_bytes == 232448
     with pytest.raises(ValueError, match=r"told: expected at most 232448 bytes .* on NVIDIA H200, got 232449"):
         launch(device, rung, shared=232449)
+
+
+def test_what_one_device_asks_for_takes_nothing_from_another_that_has_the_same_function(device, cupy, rung):
+    launch(device, rung, shared=100_000)
+    launch(gpu.GpuDevice(), rung, shared=60_000)
+    launch(device, rung, shared=100_000)
+    assert [launched[4] for launched in cupy.launches] == [100_000, 60_000, 100_000]
 
 
 def test_static_shared_memory_counts_towards_the_limit(device, tmp_path):
@@ -278,7 +309,7 @@ def test_static_shared_memory_counts_towards_the_limit(device, tmp_path):
     kernel(1, 256, x, shared=47 * 1024)
     assert kernel._function.max_dynamic_shared_size_bytes == 48 * 1024  # untouched
     kernel(1, 256, x, shared=47 * 1024 + 1)
-    assert kernel._function.max_dynamic_shared_size_bytes == 47 * 1024 + 1
+    assert kernel._function.max_dynamic_shared_size_bytes == 231424
     with pytest.raises(ValueError, match="at most 231424 bytes"):
         kernel(1, 256, x, shared=231425)
 

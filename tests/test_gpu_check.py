@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import bench
 import gpu_bench
@@ -149,6 +150,13 @@ def test_without_pytorch_only_the_copy_has_a_peak_of_its_own(stand_in):
     assert 0 < found["copy"] < math.inf
 
 
+def test_a_pytorch_without_the_gpu_takes_no_part(monkeypatch):
+    for available in (True, False):
+        torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda there=available: there))
+        monkeypatch.setattr(gpu_bench, "torch_or_none", lambda torch=torch: torch)
+        assert gpu_bench.torch_on_gpu() is (torch if available else None)
+
+
 def test_a_rung_that_was_found_unfit_is_not_tried_in_another_precision(stand_in, monkeypatch, budget):
     asked = []
     monkeypatch.setattr(gpu_bench, "unfit", lambda device, short, precision: asked.append(short) or "it hangs")
@@ -181,6 +189,17 @@ def test_the_gpu_tests_verdict_is_kept(monkeypatch, capsys, code, exit_code, sum
     found = gpu_check.run_tests(60)
     assert (found["exit"], found["summary"]) == (exit_code, summary)
     assert ("......" in capsys.readouterr().out) == bool(exit_code)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_gpu_tests_run_side_by_side_where_they_can(monkeypatch, there):
+    asked = []
+    monkeypatch.setattr(gpu_check, "find_spec", lambda name: name if there else None)
+    monkeypatch.setattr(gpu_check.os, "cpu_count", lambda: 16)
+    done = subprocess.CompletedProcess([], 0, "9 passed", "")
+    monkeypatch.setattr(gpu_check.subprocess, "run", lambda command, **_: asked.extend(command) or done)
+    assert gpu_check.run_tests(60)["exit"] == 0
+    assert asked[-3:] == (["tests", "-n", "8"] if there else ["-p", "no:cacheprovider", "tests"])
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -216,11 +235,32 @@ def test_without_a_gpu_one_line_says_what_is_missing(capsys):
 
 @pytest.mark.parametrize("problems", [[], ["nstcore tf32 at 64x64: expected the loss 1"]])
 def test_results_are_written_and_problems_end_in_exit_code_1(tmp_path, monkeypatch, capsys, problems):
-    monkeypatch.setattr(gpu_check, "measure", lambda args: results(problems=problems))
+    found = results(problems=problems)
+    monkeypatch.setattr(gpu_check, "measure", lambda args, keep: keep(found) or found)
     path = tmp_path / "results.json"
     assert gpu_check.main(["--out", str(path)]) == len(problems)
     assert json.loads(path.read_text()) == results(problems=problems)
     assert capsys.readouterr().err == "".join(f"gpu_check: {line}\n" for line in problems)
+
+
+def test_a_part_that_fails_takes_no_other_with_it_and_results_are_kept_after_each(monkeypatch, stand_in):
+    def fails(*_):
+        raise RuntimeError("a kernel failed")
+
+    kept = []
+    monkeypatch.setattr(gpu_check.gpu_bench, "peaks", lambda *_: {"copy": 1.0})
+    monkeypatch.setattr(gpu_check.gpu_bench, "layers", fails)
+    monkeypatch.setattr(gpu_check.gpu_bench, "network_layers", lambda *_: (["a row"], ["a wrong one"]))
+    monkeypatch.setattr(gpu_check, "measured_tiles", fails)
+    monkeypatch.setattr(gpu_check, "whole_steps", lambda *_: (["a step"], []))
+    arguments = ["--device", "cuda-on-cpu", "--quick", "--parts", "rungs,layers,tiles,steps", "--commit", "1"]
+    found = gpu_check.measure(gpu_check.parser().parse_args(arguments), lambda found: kept.append(json.dumps(found)))
+    assert (found["layers"], found["steps"], found["passes"]) == (["a row"], ["a step"], [])
+    failed = "RuntimeError: a kernel failed"
+    assert found["problems"] == [f"rungs: {failed}", "a wrong one", f"tiles: {failed}"]
+    assert len(kept) == len(gpu_check.PARTS)
+    assert json.loads(kept[1])["layers"] == ["a row"]
+    assert json.loads(kept[-1]) == found
 
 
 def test_no_table_stands_in_the_readme_without_results():

@@ -23,7 +23,7 @@ MACHINES = [
     pytest.param("cpu", "float32", library.NUMPY, EACH, STEPS[::-1], id="numpy"),
     *(pytest.param("cpu", "float32", kernels, FUSED, STEPS[::-1], id=kernels) for kernels in library.INSTRUCTIONS),
     pytest.param("cuda-on-cpu", "float32", None, EACH, STEPS[::-1], id="cuda-on-cpu"),
-    pytest.param("cuda", "tf32", None, EACH, STEPS[::-1], id="cuda", marks=pytest.mark.gpu),
+    pytest.param("cuda", "float32", None, EACH, STEPS[::-1], id="cuda", marks=pytest.mark.gpu),
 ]
 each_machine = pytest.mark.parametrize(("device", "dtype", "kernels", "forward", "backward"), MACHINES)
 

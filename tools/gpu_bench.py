@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,12 @@ class Budget:
         print(f"left out: {self.left_out[-1]}", flush=True)
 
 
+def torch_on_gpu() -> ModuleType | None:
+    """PyTorch, where it is installed and has the GPU: one that is made for CPUs, or another driver, has not."""
+    torch = torch_or_none()
+    return torch if torch is not None and torch.cuda.is_available() else None
+
+
 # -- clocks ------------------------------------------------------------------------------------------------------------
 
 
@@ -93,11 +100,14 @@ def peaks(device: Device, rounds: int, quick: bool) -> dict[str, float]:
     a, b = device.empty(size, np.uint8), device.empty(size, np.uint8)
     device.fill_bytes(a, 1)
     found = {"copy": 2 * size / min(repeated(lambda run: elapsed(device, run), lambda: device.copy(a, b), rounds))}
-    if not quick and torch_or_none() is not None:
+    if not quick and torch_on_gpu() is not None:
         import gpu_torch_peer
 
-        for name, product in gpu_torch_peer.products(PRODUCT).items():
-            found[name] = 2 * PRODUCT**3 / min(repeated(gpu_torch_peer.seconds, product, rounds))
+        try:
+            for name, product in gpu_torch_peer.products(PRODUCT).items():
+                found[name] = 2 * PRODUCT**3 / min(repeated(gpu_torch_peer.seconds, product, rounds))
+        except RuntimeError as error:
+            print(f"left out: peaks of arithmetic (PyTorch: {error})", flush=True)
     return found
 
 
@@ -259,7 +269,7 @@ def network_passes(
         runs.clear()
         right.clear()
         gc.collect()
-        if device == "cuda" and (torch := torch_or_none()) is not None:
+        if device == "cuda" and (torch := torch_on_gpu()) is not None:
             torch.cuda.empty_cache()
     return found, problems
 
@@ -293,7 +303,7 @@ def painters(
     runs: dict[str, Callable[[], object]] = {mine: paint}
     results = {mine: net.layers.numpy(paint())}
     memory: dict[str, int | None] = {mine: getattr(engine.device, "held_bytes", None)}
-    if device == "cuda" and torch_or_none() is not None:
+    if device == "cuda" and torch_on_gpu() is not None:
         import gpu_torch_peer
 
         for name, run, held, why in gpu_torch_peer.painters(weights, pixels, look, compiled):

@@ -7,7 +7,8 @@ whole step, a whole pass of a network that paints in one, PyTorch beside both.
     python tools/gpu_check.py --print results.json --write-tiles           its measured tiles into kernels/tiles.json
     python tools/gpu_check.py --device cuda-on-cpu --sizes 32 --quick      rehearse the script without a GPU
 
-What does not fit the time is left out, the largest sizes first, and named. PyTorch, where it is installed, takes part.
+What does not fit the time is left out, the largest sizes first, and named; the results are written after each part,
+and one that fails does not take the others with it. PyTorch, where it is installed, takes part.
 What may hang, as no GPU has run it, is tried in processes of its own: rungs, tiles, and whole steps by either.
 Exit code 1 if a test failed, or if the programs that are compared do not compute the same loss.
 """
@@ -24,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ from nstcore.files import check_writable, replacing
 
 SECONDS = 510  # a call of 9 minutes, less what Python and its libraries take to load and to end
 TESTS, TILES, RISKY = 0.35, 0.3, 0.2  # of the time, at most: the tests; tiles; whole steps that may hang
+TESTERS = 8  # processes of the tests, at most
 SIZES = "256,512,1024,2048"
 PASSES = (512, 1024)  # sizes of the pictures that are painted in one pass
 PARTS = ("rungs", "layers", "tiles", "passes", "steps")
@@ -99,8 +103,8 @@ def _parts(text: str) -> tuple[str, ...]:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """All results; what can be left out is, to keep to the time."""
+def measure(args: argparse.Namespace, keep: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """All results; what can be left out is, to keep to the time. `keep` is given what there is after each part."""
     budget = gpu_bench.Budget(args.seconds)
     engine = engines.create(args.device, args.precisions[0])  # first of all: whether there is a GPU
     print(f"{engine.describe()}, {args.seconds:.0f} s", flush=True)
@@ -112,6 +116,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         print(f"{len(known)} forms of the kernels compiled in {time.monotonic() - start:.0f} s", flush=True)
     tests = {} if args.no_tests or args.device != "cuda" else run_tests(TESTS * args.seconds)
     weights = weights_for(args.weights) if args.weights else random_vgg19()
+    problems = [f"tests: {tests['summary']}"] if tests and tests["exit"] else []
+    compiled = not args.no_compile
     found: dict[str, Any] = {
         "command": command_line(args),
         "commit": args.commit or commit(),
@@ -120,37 +126,66 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "tests": tests,
         "peaks": gpu_bench.peaks(engine.device, rounds, args.quick),
         **{part: [] for part in PARTS},
+        "problems": problems,
+        "left_out": budget.left_out,
     }
-    problems = [f"tests: {tests['summary']}"] if tests and tests["exit"] else []
-    if "rungs" in args.parts:
-        found["rungs"] = gpu_bench.layers(engine.device, layers, rounds, args.quick, budget)
-    if "layers" in args.parts:
-        found["layers"], wrong = gpu_bench.network_layers(engine.device, rounds, args.quick, found["peaks"], budget)
-        problems += wrong
-    if "tiles" in args.parts:
-        found["tiles"] = measured_tiles(args, engine.device, rounds, budget)
-    architecture = engine.device.architecture
-    del engine  # its memory is not the step's
-    compiled = not args.no_compile
-    if "passes" in args.parts:
+
+    def part(name: str, work: Callable[..., list[str]], *arguments: Any) -> None:
+        """What is wrong is noted. After a kernel that failed nothing more works in this process, but in others it
+        does."""
+        if name in args.parts:
+            try:
+                problems.extend(work(*arguments))
+            except (RuntimeError, MemoryError, NstcoreError) as error:
+                problems.append(f"{name}: {type(error).__name__}: {error}")
+                print(problems[-1], flush=True)
+        found["took"] = round(args.seconds - budget.left, 1)
+        keep(found)
+
+    def rungs(device: Any) -> list[str]:
+        found["rungs"] = gpu_bench.layers(device, layers, rounds, args.quick, budget)
+        return []
+
+    def network_layers(device: Any) -> list[str]:
+        found["layers"], wrong = gpu_bench.network_layers(device, rounds, args.quick, found["peaks"], budget)
+        return wrong
+
+    def tuned(device: Any) -> list[str]:
+        found["tiles"] = measured_tiles(args, device, rounds, budget)
+        return []
+
+    def passes() -> list[str]:
         sizes = args.sizes[:1] if args.quick else PASSES
         found["passes"], wrong = gpu_bench.network_passes(args.device, sizes, rounds, args.quick, compiled, budget)
-        problems += wrong
-    if "steps" in args.parts:
-        found["steps"], wrong = whole_steps(args, architecture, weights, found["tiles"], rounds, compiled, budget)
-        problems += wrong
-        if args.device == "cuda" and budget.allows(0, "whether graphs have the bits of their launches"):
-            wrong = gpu_graphs.unlike(weights, args.device, GRAPHS, args.precisions)
-            print(f"graphs: {'; '.join(wrong) or 'the bits of their launches'}", flush=True)
-            problems += wrong
-            without = gpu_graphs.launch_by_launch(weights, args.device, GRAPHS, args.precisions[0])
-            print(f"launch by launch, as the host computes their losses: {', '.join(without) or 'none'}", flush=True)
-        if not args.quick:
-            problems += several_at_once(weights, args, budget, found["steps"])
-    found["problems"] = problems
-    found["left_out"] = budget.left_out
-    found["took"] = round(args.seconds - budget.left, 1)
+        return wrong
+
+    def steps() -> list[str]:
+        asked = args, architecture, weights, found["tiles"], rounds, compiled, budget
+        found["steps"], wrong = whole_steps(*asked)
+        return wrong
+
+    part("rungs", rungs, engine.device)
+    part("layers", network_layers, engine.device)
+    part("tiles", tuned, engine.device)
+    architecture = engine.device.architecture
+    del engine  # its memory is not the step's
+    part("passes", passes)
+    part("steps", steps)
+    compared = "steps" in args.parts and args.device == "cuda"
+    if compared and budget.allows(0, "whether graphs have the bits of their launches"):
+        part("steps", graphs, weights, args)
+    if not args.quick:
+        part("steps", several_at_once, weights, args, budget, found["steps"])
     return found
+
+
+def graphs(weights: Any, args: argparse.Namespace) -> list[str]:
+    """Where graphs have other bits than their launches."""
+    wrong = gpu_graphs.unlike(weights, args.device, GRAPHS, args.precisions)
+    print(f"graphs: {'; '.join(wrong) or 'the bits of their launches'}", flush=True)
+    without = gpu_graphs.launch_by_launch(weights, args.device, GRAPHS, args.precisions[0])
+    print(f"launch by launch, as the host computes their losses: {', '.join(without) or 'none'}", flush=True)
+    return wrong
 
 
 def measured_tiles(
@@ -212,8 +247,10 @@ def several_at_once(
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
-    """The GPU tests in a process of their own; the end of what it prints, where one fails."""
+    """The GPU tests in processes of their own; the end of what they print, where one fails."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "-p", "no:cacheprovider", "tests"]
+    if find_spec("xdist"):  # what takes the time is the compiler, for forms of kernels that tests alone have
+        command += ["-n", str(min(TESTERS, os.cpu_count() or 1))]
     start = time.monotonic()
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
@@ -247,7 +284,10 @@ def driver() -> str:
     if not tool:
         return "unknown"
     command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split()
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
     return said[0] if said else "unknown"
 
 
@@ -332,10 +372,13 @@ def main(argv: list[str] | None = None) -> int:
         rehearsal = args.device != "cuda"
         if rehearsal:
             print(REHEARSAL, flush=True)
-        found = measure(args)
-        if args.out:
-            with replacing(args.out) as part:
-                part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        def keep(found: dict[str, Any]) -> None:
+            if args.out:
+                with replacing(args.out) as part:
+                    part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+        found = measure(args, keep)
         for content in tables(found).values():
             print(content)
         if rehearsal:

@@ -6,6 +6,7 @@ JSON for each job. A child that dies, or from which nothing is heard, costs the 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import json
@@ -126,4 +127,7 @@ def main(file: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", help="the module that the work is in")
+    parser.add_argument("name", help="of the function; jobs come from standard input, as JSON")
+    main(**vars(parser.parse_args()))

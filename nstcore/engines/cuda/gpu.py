@@ -27,6 +27,7 @@ from .device import Array, Device, Graph, Kernel, Reading, plane_bytes
 from .precision import Precision
 
 OLDEST = 75  # Turing: what the kernels are compiled for and checked on from
+OLDEST_CUDA = 12  # that there is an extra for
 FREE_SHARED = 48 * 1024  # bytes of shared memory that a kernel has without asking
 Work = Callable[[Any], object]  # (stream): has something done there
 
@@ -47,10 +48,12 @@ def _problem(index: int | None) -> str | None:
             else f"CuPy cannot be imported ({_line(error.__cause__ or error)})"
         )
         return f'{reason}; for an NVIDIA GPU: pip install "nstcore[{_extra()}]"'
-    version = f"CuPy {cupy.__version__}"
-    if not cupy.cuda.is_available():
-        return f"{version} finds no NVIDIA GPU{_why_none(cupy)}; install or update NVIDIA's driver, or use --device cpu"
-    count = cupy.cuda.runtime.getDeviceCount()
+    try:
+        count, why = cupy.cuda.runtime.getDeviceCount(), ""
+    except RuntimeError as error:
+        count, why = 0, f" ({_line(error)})"
+    if not count:
+        return f"CuPy {cupy.__version__} finds no NVIDIA GPU{why}; {_way_to_a_gpu(cupy)}, or use --device cpu"
     if index is not None and not 0 <= index < count:
         return f"GPU {index}: expected a number from 0 to {count - 1}, of the {count} that are here"
     try:
@@ -83,16 +86,16 @@ def _extra() -> str:
     return f"cuda{12 if found and int(found[1]) < 13 else 13}"
 
 
-def _why_none(cupy: Any) -> str:
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except RuntimeError as error:
-        return f" ({_line(error)})"
-    return ""
+def _way_to_a_gpu(cupy: Any) -> str:
+    made, has = cupy.cuda.runtime.runtimeGetVersion() // 1000, _cuda(cupy)
+    if OLDEST_CUDA <= has < made:
+        name = f"cupy-cuda{made}x"
+        return f'it is for CUDA {made}, the driver for {has}: pip uninstall {name}, pip install "nstcore[cuda{has}]"'
+    return "install or update NVIDIA's driver"
 
 
 def _cuda(cupy: Any) -> int:
-    """Major version of CUDA that the driver has."""
+    """Major version of CUDA that the driver has; 0 without one."""
     return cupy.cuda.runtime.driverGetVersion() // 1000
 
 
@@ -283,8 +286,8 @@ class GpuDevice(Device):
 
     def seconds(self, run: Callable[[], object]) -> float:
         """What the GPU takes for the launches of `run`, by its own clock."""
-        events = self.cupy.cuda.Event(), self.cupy.cuda.Event()
         with self.gpu:
+            events = self.cupy.cuda.Event(), self.cupy.cuda.Event()
             events[0].record(self.stream)
             run()
             events[1].record(self.stream)
@@ -293,12 +296,14 @@ class GpuDevice(Device):
 
     def free_bytes(self) -> int:
         free, _ = self.gpu.mem_info
-        return int(free) + self._pool.free_bytes()
+        with self.gpu:  # a pool has one of its own for each GPU
+            return int(free) + self._pool.free_bytes()
 
     @property
     def held_bytes(self) -> int:
         """Memory taken from the GPU: of living arrays, and what `release` would give back."""
-        return self._pool.total_bytes()
+        with self.gpu:
+            return self._pool.total_bytes()
 
     def release(self) -> None:
         """Give memory of arrays that are gone back to the GPU."""
@@ -388,9 +393,8 @@ class GpuKernel(Kernel):
             )
         try:
             with device.gpu:
-                if shared > self._allowed:
-                    self._function.max_dynamic_shared_size_bytes = shared
-                    self._allowed = shared
+                if shared > self._allowed:  # all at once: the kernels of two devices may be one function of the driver
+                    self._function.max_dynamic_shared_size_bytes = self._allowed = self._most
             values, function = tuple(map(gpu_argument, arguments)), self._function
             device._do(lambda stream: function(grid, block, values, shared_mem=shared, stream=stream))
         except RuntimeError as error:

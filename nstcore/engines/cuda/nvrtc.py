@@ -93,6 +93,10 @@ class Nvrtc:
         major, minor, count = c_int(), c_int(), c_int()
         self._check(library.nvrtcVersion(byref(major), byref(minor)))
         self.version = major.value, minor.value
+        # Of its own folder, in which some of NVIDIA's wheels do not look for it
+        builtins = Path(self.path).with_name("libnvrtc-builtins.so.{}.{}".format(*self.version))
+        if builtins.is_file():
+            ctypes.CDLL(str(builtins))
         self._check(library.nvrtcGetNumSupportedArchs(byref(count)))
         architectures = (c_int * count.value)()
         self._check(library.nvrtcGetSupportedArchs(architectures))
