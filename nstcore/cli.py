@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -41,6 +42,8 @@ class _Parser(argparse.ArgumentParser):
     """One line for a wrong option, instead of the whole usage."""
 
     def error(self, message: str) -> NoReturn:
+        if found := re.match(r"ambiguous option: --(content|style)\b", message):
+            message = f"--{found[1]}: expected the pictures without options before them, CONTENT STYLE"
         self.exit(2, f"{self.prog}: {_line(message)} (see {self.prog} --help)\n")
 
 

@@ -259,3 +259,12 @@ def test_the_time_left_follows_the_share_of_the_work(monkeypatch, capsys):
         with Progress("it") as progress:
             progress(5, 10, share=share)
         assert capsys.readouterr().err == f"5/10, {left} left\n"
+
+
+@pytest.mark.parametrize("word", ["content", "style"])
+def test_pictures_given_as_options_are_told_their_place(capsys, word):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", f"--{word}", "a.png"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--{word}: expected the pictures without options before them, CONTENT STYLE" in line

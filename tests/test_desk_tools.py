@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import compare_ladder
@@ -70,3 +72,13 @@ def test_looks_are_compared_at_one_size(weights, monkeypatch):  # noqa: F811
     assert 0 < small.style < 1
     assert 0 < between.style < large.style + small.style + 1
     assert list(small.style_layers) == list(SMALL["style_layers"])
+
+
+@pytest.mark.parametrize("tool", ["bench_memory", "gpu_child"])
+def test_scripts_that_others_start_say_what_they_are(monkeypatch, capsys, tool):
+    path = str(ROOT / "tools" / f"{tool}.py")
+    monkeypatch.setattr(sys, "argv", [path, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(path, run_name="__main__")
+    assert end.value.code == 0
+    assert "process of its own" in " ".join(capsys.readouterr().out.split())

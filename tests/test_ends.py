@@ -116,6 +116,19 @@ def test_a_second_signal_while_the_picture_is_written_leaves_no_part_of_it(desk,
     assert there() == {SNAPSHOT}
 
 
+def test_the_first_signal_while_the_picture_is_written_lets_it_be_written(desk, monkeypatch):
+    save = PIL.Image.Image.save
+
+    def interrupted(self, *arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(PIL.Image.Image, "save", interrupted)
+    assert run(*PAIR) == 0
+    assert there() == {"out.png"}
+    assert images.read_metadata("out.png")["complete"]
+
+
 def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     before = signal.getsignal(signal.SIGINT)

@@ -69,6 +69,14 @@ def test_a_picture_is_painted_as_the_network_paints_it(desk, model, capsys):
     np.testing.assert_array_equal(images.to_uint8(expected), images.to_uint8(pixels("out.png")))
 
 
+def test_that_a_large_picture_is_being_written_is_said_before_it_is(desk, capsys, monkeypatch):
+    monkeypatch.setattr("nstcore.commands.progress.LARGE", 100)
+    monkeypatch.setattr(images, "write_picture", lambda *_, **__: print("written", file=sys.stderr))
+    assert paint(*PAIR, "-o", "out.png") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[said.index("written") - 1] == "nstcore: writing out.png, 24x20"
+
+
 def test_the_style_is_seen_at_the_size_that_the_network_was_trained_with(desk):
     assert main("fast", *PAIR, "--size", 24, "-o", "usual.png") == 0
     side = images.fit((20, 24), round(256 * 24 / 20))[1]

@@ -236,3 +236,17 @@ def test_a_job_without_output_gets_a_name_beside_the_file(desk):
     write('[[job]]\ncontent = "photos/a.png"\nstyle = "art/x.png"\n')
     assert jobs("--quiet") == 0
     assert images.read_metadata("a-x.png")["complete"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_job_that_needs_the_output_of_another_is_told_to_come_afterwards(desk, capsys, order):
+    one = '[[job]]\ncontent = "photos/a.png"\nstyle = "art/x.png"\noutput = "one.png"\n'
+    two = '[[job]]\ncontent = "./one.png"\nstyle = "art/x.png"\noutput = "two.png"\n'
+    write("".join([one, two][::order]))
+    assert jobs() == 2
+    numbers = (2, 1) if order == 1 else (1, 2)
+    said = one_line(capsys)
+    assert said.startswith(f"nstcore: jobs.toml [[job]] {numbers[0]}: ")
+    assert f"one.png: no such file yet, it is the output of jobs.toml [[job]] {numbers[1]}; " in said
+    assert "a file of its own" in said
+    assert not Path("one.png").exists()

@@ -204,3 +204,32 @@ def test_golden_losses_of_a_fixed_small_network():
         options = {"size": 24, "iterations": 10, "dtype": "float64", "optimizer": optimizer, **layers}
         result = transfer.stylize(content, style, weights=weights, **options)
         assert [t.total for t in result.losses] == pytest.approx(golden, rel=1e-6)
+
+
+@pytest.mark.parametrize("function", [nstcore.stylize, transfer.estimate])
+@pytest.mark.parametrize(
+    ("keyword", "hint"),
+    [("iteration", "did you mean 'iterations'"), ("style_layer", "did you mean 'style_layers'"), ("x", "docstring")],
+)
+def test_an_option_that_there_is_not_is_named_with_the_nearest_one(function, keyword, hint):
+    name = function.__name__
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument '{keyword}'; .*{hint}"):
+        function(CONTENT, STYLE, weights="nowhere.h5", **{keyword: 3})
+
+
+def test_on_a_small_rung_a_small_style_stays_as_large_as_the_layers_read(narrow):
+    weights = narrow()
+    deep = {"content_layers": ("relu2_2",), "style_layers": ("pool5",), "size": 80, "ladder": 40}
+    seen = []
+    nstcore.stylize(
+        CONTENT,
+        STYLE,
+        weights=weights,
+        style_scale=0.5,
+        iterations=2,
+        on_start=lambda objective, rungs: seen.append([rung.size for rung in rungs]),
+        **deep,
+    )
+    assert seen == [[(38, 57), (53, 80)]]
+    with pytest.raises(OptionError, match=r"style_size: expected at least 32 pixels a side .*, got 20, which is 18x20"):
+        nstcore.stylize(CONTENT, STYLE, weights=weights, style_size=20, **deep)

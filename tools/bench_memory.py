@@ -5,6 +5,7 @@ Each form has a process of its own, this file as a script: it prints its figures
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -106,15 +107,24 @@ def run_torch(size: int, threads: int, name: str | None, channels_last: bool) ->
     return before
 
 
-def main(arguments: list[str]) -> None:
-    form, size, threads = arguments[0], int(arguments[1]), int(arguments[2])
-    name = arguments[3] if len(arguments) > 3 else None
-    if form == "nstcore":
-        before = run_nstcore(size, threads, name)
+def parser() -> argparse.ArgumentParser:
+    """The command line of one form."""
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("form", choices=FORMS)
+    found.add_argument("size", type=int, help="long side in pixels")
+    found.add_argument("threads", type=int)
+    found.add_argument("weights", nargs="?", help="name or file (default: random ones)")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    if args.form == "nstcore":
+        before = run_nstcore(args.size, args.threads, args.weights)
     else:
-        before = run_torch(size, threads, name, form == "channels_last")
+        before = run_torch(args.size, args.threads, args.weights, args.form == "channels_last")
     print(json.dumps({"peak": peak(), "before": before}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..errors import OptionError, PictureError
 from .batch import check_outputs, exit_code, paint_all, print_summary
 from .job import Job
 from .normalize import SUFFIXES
-from .settings import Settings, Source
+from .settings import Source
 from .sources import from_arguments, from_table, read_toml, resolve, settings_file
 from .studio import Studio
 from .together import at_once_of
@@ -64,14 +64,16 @@ def read_jobs(path: Path, below: list[Source], above: Source) -> list[Job]:
     if not isinstance(defaults, dict):
         raise OptionError(f"{path.name}: expected [defaults], one table, got {defaults!r}")
     sources = [*below, from_table(defaults, f"{path.name} [defaults]", path.parent, strict=False, pictures=())]
-    jobs = []
+    placed = []
     for place, entry in _entries(table, "job", path):
-        jobs.append(_one(place, [*sources, from_table(entry, place, path.parent), above], path.parent))
+        placed.append((place, _one(place, [*sources, from_table(entry, place, path.parent), above], path.parent)))
     for place, entry in _entries(table, "grid", path):
         source = from_table(entry, place, path.parent, pictures=_GRID)
-        jobs += _grid(place, [*sources, source, above], source.pictures, path.parent)
-    if not jobs:
+        placed += [(place, job) for job in _grid(place, [*sources, source, above], source.pictures, path.parent)]
+    if not placed:
         raise OptionError(f"{path.name}: expected at least one [[job]] or [[grid]], got none")
+    _check(placed)
+    jobs = [job for _, job in placed]
     check_outputs(jobs)
     return jobs
 
@@ -92,7 +94,7 @@ def _one(place: str, sources: list[Source], folder: Path) -> Job:
         if given is None:
             raise OptionError(f"{place}: expected content and style, got no {name}")
     output = settings.picture("output") or folder / f"{content.stem}-{styles[0].stem}.png"
-    return _checked(place, content, tuple(styles), output, settings)
+    return Job(content, tuple(styles), output, settings)
 
 
 def _grid(place: str, sources: list[Source], pictures: Any, folder: Path) -> list[Job]:
@@ -109,16 +111,21 @@ def _grid(place: str, sources: list[Source], pictures: Any, folder: Path) -> lis
                 raise OptionError(
                     f"{place}: output: expected a name with {{content}} and {{style}} in it, got {template!r}"
                 ) from None
-            jobs.append(_checked(place, content, (style,), output, resolve(sources)))
+            jobs.append(Job(content, (style,), output, resolve(sources)))
     return jobs
 
 
-def _checked(place: str, content: Path, styles: tuple[Path, ...], output: Path, settings: Settings) -> Job:
-    for picture in (content, *styles):
-        if not os.path.isfile(picture):
-            raise PictureError(f"{place}: {picture}: no such file; expected a picture")
-    _check_output(output)
-    return Job(content, styles, output, settings)
+def _check(placed: Sequence[tuple[str, Job]]) -> None:
+    """Refuse pictures that are not there, and places where nothing can be written."""
+    made = {os.path.realpath(job.output): place for place, job in placed}
+    for place, job in placed:
+        for picture in (job.content, *job.styles):
+            if not os.path.isfile(picture):
+                maker = made.get(os.path.realpath(picture))
+                what = f" yet, it is the output of {maker}" if maker else ""
+                way = "put this job into a file of its own, for afterwards" if maker else "expected a picture"
+                raise PictureError(f"{place}: {picture}: no such file{what}; {way}")
+        _check_output(job.output)
 
 
 def _check_output(output: Path) -> None:

@@ -125,6 +125,7 @@ class OnePass:
             result.metadata.update(
                 request=request, complete=True, weights=result.metadata["weights"] | {"given": self._name}
             )
+            progress.writing(job.shown_output, *result.pixels.shape[1:])
             self._save(job, result)
         if result.alpha is not None and job.output.suffix.lower() in (".jpg", ".jpeg"):
             studio.note("JPEG has no transparency: clear parts are white; .png, .webp and .tif keep them")

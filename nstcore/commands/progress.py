@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from ..transfer import Step
 
+LARGE = 16_000_000  # pixels of a picture that takes seconds to write
 _LINES = 10  # in all, where there is no terminal
 _BYTES_A_LINE = 50_000_000  # where nobody knows how many there will be
 _SHARES = "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]"
@@ -89,6 +90,11 @@ class Progress:
             self._bar.write(line, file=sys.stderr)
         except OSError:
             _forget(sys.stderr)
+
+    def writing(self, name: str, height: int, width: int) -> None:
+        """Say that a large picture is being written, for nothing moves meanwhile."""
+        if height * width > LARGE:
+            self.say(f"nstcore: writing {name}, {width}x{height}")
 
     def _new_bar(self, done: float, total: float | None, form: str | None = None) -> Any:
         from tqdm import tqdm

@@ -302,9 +302,11 @@ class Studio:
             except transfer.FailedRun as error:
                 if error.result is None:
                     raise
+                progress.writing(job.shown_output, *error.result.pixels.shape[1:])
                 where = self._save(job, error.result, request, log, report, complete=False)
                 where = where or f"the best picture before is in {job.shown_output}{kept(job)}"
                 raise RunError(f"{error}; {where}") from error
+            progress.writing(job.shown_output, *result.pixels.shape[1:])
             problem = self._save(job, result, request, log, report, complete=not result.interrupted)
             if problem is not None:
                 raise RunError(problem)

@@ -84,6 +84,7 @@ class Pictures:
             if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
                 raise OptionError(f"style_size: expected a long side in pixels, got {size!r}")
         self._large = large
+        self._least = vgg.SMALLEST_SIDE
         self._original = _load(content, large)
         self._content, self._styles = self._original, [_load(s, large) for s in styles]
         if colors == "luminance":
@@ -154,13 +155,30 @@ class Pictures:
     def style_sizes(self, long_side: int) -> list[tuple[int, int]]:
         """(height, width) of every style for a result with that long side.
 
-        Where the scale would leave a narrow style less than a network reads, it stays larger.
+        Where the scale would leave a style less than the network reads, on a small rung of the ladder, say, it stays
+        larger.
         """
         found = []
         for style, scale, fixed in zip(self._styles, self.scales, self.sizes, strict=True):
-            least = math.ceil(vgg.SMALLEST_SIDE * max(style.size) / min(style.size))
+            least = math.ceil(self._least * max(style.size) / min(style.size))
             found.append(images.fit(style.size, max(least, round(scale * long_side)) if fixed is None else fixed))
         return found
+
+    def read_by(self, stride: int) -> None:
+        """Whose layers will read them: one position of the deepest stands for `stride` pixels.
+
+        Raises
+        ------
+        OptionError
+            If a style's own size is less.
+        """
+        self._least = max(stride, vgg.SMALLEST_SIDE)
+        for style, fixed in zip(self._styles, self.sizes, strict=True):
+            if fixed is not None and min(size := images.fit(style.size, fixed)) < self._least:
+                raise OptionError(
+                    f"style_size: expected at least {self._least} pixels a side for the layers asked for, got {fixed}, "
+                    f"which is {size[1]}x{size[0]}; take a larger one, or shallower layers"
+                )
 
     def styles(self, long_side: int) -> list[np.ndarray]:
         """Every style for a result with that long side: (H, W, 3), or (H, W, 4) with alpha."""

@@ -96,6 +96,7 @@ def prepare(
     engine = with_memory(memory, tile, engine or engines.create(device, dtype, threads))
     options.setdefault("statistics", {})
     stride = _stride(loaded, options)
+    pictures.read_by(stride)
 
     def rungs(size: tuple[int, int]) -> list[Rung]:
         return climb(size, ladder, iterations, stride, blocks_of)

@@ -14,7 +14,7 @@ from ..pretrained import Weights
 from .calibrate import Pace, measure
 from .plan import Plan
 from .prepare import prepare
-from .run import stylize
+from .run import check_names, stylize
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def estimate(
     """
     given = inspect.signature(stylize).bind(content, style, **options)
     given.apply_defaults()
+    check_names("estimate", given.arguments["options"])
     wanted = inspect.signature(prepare).parameters.keys() - {"content", "styles"}
     prepared = prepare(content, images.as_list(style), **{name: given.arguments[name] for name in wanted})
     plan, refusal = prepared.plan, prepared.needs.refusal(prepared.plan)

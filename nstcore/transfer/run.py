@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +140,14 @@ def stylize(
 
     Raises
     ------
+    TypeError
+        For an option that neither this nor `Objective` has.
     UsageError
         If something that was given cannot be used; nothing was computed.
     FailedRun
         If the loop broke off; its `result` holds the best picture before.
     """
+    check_names("stylize", options)
     checked_count("seed", seed, 0)
     if not 0 <= snapshot_every < math.inf:
         raise OptionError(f"snapshot_every: expected 0 or more seconds, got {snapshot_every}")
@@ -253,3 +258,13 @@ def _fitted(snapshot: str | Path) -> dict[str, Any]:
         asked, made = record["request"], record["request"]["ladder or pyramid"][-1]
         history = {"history": asked["--history"]} if "--history" in asked else {}
         return {"size": max(made["height"], made["width"])} | history
+
+
+def check_names(function: str, options: Iterable[str]) -> None:
+    """Refuse options that neither `stylize` nor `Objective` has, as Python does, with the nearest one."""
+    known = {**inspect.signature(stylize).parameters, **inspect.signature(Objective).parameters}
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "see its docstring, and that of Objective"
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}; {hint}")
