@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 # Before NumPy is loaded: the products of tests are small, and threads that spin for the next one take the cores
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# `--weights auto` downloads where it can; a test that wants that takes this away
+os.environ["NSTCORE_OFFLINE"] = "1"
 
 from pathlib import Path
 
@@ -29,9 +32,22 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+# The stand-in follows the rule, whatever kernels/tiles.json holds: tests know its bits
+MEASURED_TILES, tiles.file = tiles.file, lambda: ROOT / "tests" / "no tiles.json"
 
 
 each_kernels = pytest.mark.parametrize("kernels", [library.NUMPY, *library.INSTRUCTIONS])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Ten thousand tests stay until the end: Python need not look again and again for garbage among them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` has taken out what it takes out
@@ -43,23 +59,12 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """`--weights auto` downloads where it can; a test that wants that takes this away again."""
-    monkeypatch.setenv("NSTCORE_OFFLINE", "1")
-
-
-@pytest.fixture(autouse=True)
-def no_measured_tiles(request, monkeypatch, tmp_path_factory):
-    """The stand-in follows the rule, whatever kernels/tiles.json holds: tests know its bits. A GPU follows the file."""
-    if request.node.get_closest_marker("gpu") is None:
-        monkeypatch.setattr(tiles, "file", lambda: tmp_path_factory.getbasetemp() / "no tiles.json")
-
-
-@pytest.fixture(autouse=True)
 def chosen_machine(request, monkeypatch):
     """A test with a `device` that is not there is skipped, with the reason; so are `kernels` that the machine lacks,
-    which the cpu engine otherwise takes.
+    which the cpu engine otherwise takes. A GPU follows kernels/tiles.json, where that is.
     """
+    if request.node.get_closest_marker("gpu") is not None:
+        monkeypatch.setattr(tiles, "file", MEASURED_TILES)
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     there = {"cuda": gpu.problem, "cuda-on-cpu": on_cpu.problem}.get(parameters.get("device"))
     if there is not None and (problem := there()):

@@ -57,7 +57,7 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("way", OBJECTIVES)
+@pytest.mark.parametrize("way", [pytest.param(w, marks=[pytest.mark.slow] * ("means" not in w)) for w in OBJECTIVES])
 def test_loss_and_gradient_are_those_of_one_process_bit_for_bit(way, weights, cluster):
     options = dict(OBJECTIVES[way])
     side = options.pop("side", 64)
@@ -66,7 +66,7 @@ def test_loss_and_gradient_are_those_of_one_process_bit_for_bit(way, weights, cl
 
 
 def test_a_picture_is_that_of_one_process_bit_for_bit(weights, cluster):
-    options = {"weights": weights, "size": 160, "iterations": 10, "tile": 128, "ladder": "off", **LAYERS}
+    options = {"weights": weights, "size": 160, "iterations": 4, "tile": 128, "ladder": "off", **LAYERS}
     alone = nstcore.stylize(CONTENT, STYLE, engine=uncut(128), **options | {"tile": "off"})
     engine = ClusterEngine(cluster, create("cpu", "float32", 1))
     spread = nstcore.stylize(CONTENT, STYLE, engine=engine, **options)
@@ -80,7 +80,7 @@ def test_a_picture_is_that_of_one_process_bit_for_bit(weights, cluster):
 def test_l_bfgs_on_three_workers_is_that_on_one(weights, cluster):
     options = {
         "weights": weights,
-        "size": 200,
+        "size": 160,
         "iterations": 6,
         "tile": 128,
         "ladder": "off",
@@ -96,6 +96,7 @@ def test_l_bfgs_on_three_workers_is_that_on_one(weights, cluster):
     assert found[0].losses == found[1].losses
 
 
+@pytest.mark.slow
 def test_from_step_to_step_no_pixel_comes_to_the_driver(weights, cluster, joined, monkeypatch):
     numbers = []
 
@@ -146,6 +147,7 @@ def test_features_and_targets_come_back_whole(weights, joined):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_workers_without_room_for_features_compute_them_again(weights, joined, monkeypatch):
     from nstcore.engines.cluster import network
 

@@ -187,14 +187,14 @@ def test_a_run_goes_on_from_its_snapshot_after_the_scheduler_was_killed(weights,
     write_weights(tmp_path / "weights.h5", weights)
     for name, picture in (("content", CONTENT), ("style", STYLE)):
         images.write_picture(tmp_path / f"{name}.png", picture.transpose(2, 0, 1))
-    options = ["--size", 160, "--iterations", 16, "--tile", 128, "--threads", 1, "--weights", "weights.h5"]
+    options = ["--size", 144, "--iterations", 10, "--tile", 128, "--threads", 1, "--weights", "weights.h5"]
     options += ["--style-layers", "relu1_1,relu2_1", "--content-layers", "relu2_2", "--snapshot-every", "0.01"]
     run = ["run", "content.png", "style.png", *options]
     address = f"tcp://127.0.0.1:{free_port()}"
     with (
         command("worker", "--scheduler", address[6:], expect=b"a scheduler at") as scheduler,
         command("worker", address, "--threads", 1, expect=b"a worker of") as worker,
-        command(*run, "-v", "-o", "a.png", "--cluster", address, expect=b"5/16", cwd=tmp_path) as painting,
+        command(*run, "-v", "-o", "a.png", "--cluster", address, expect=b"4/10", cwd=tmp_path) as painting,
     ):
         scheduler.kill()
         assert painting.wait(30) == 1
@@ -204,8 +204,8 @@ def test_a_run_goes_on_from_its_snapshot_after_the_scheduler_was_killed(weights,
     assert "--resume goes on from a.png.snapshot.h5" in said[-1]
     assert "Traceback" not in "".join(said)
     before = Path(tmp_path / "a.png").stat().st_mtime_ns
-    for words in (["-o", "a.png", "--resume"], ["-o", "b.png"]):
-        with command(*run, "--quiet", "--cluster", "local:2", *words, cwd=tmp_path) as painting:
+    for words in (["local:2", "-o", "a.png", "--resume"], ["local:1", "-o", "b.png"]):
+        with command(*run, "--quiet", "--cluster", *words, cwd=tmp_path) as painting:
             assert painting.wait(50) == 0
     assert Path(tmp_path / "a.png").stat().st_mtime_ns > before
     a, b = (images.load(tmp_path / f"{name}.png").pixels for name in "ab")

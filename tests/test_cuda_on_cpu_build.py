@@ -161,6 +161,7 @@ def test_a_compiler_that_is_missing_or_fails_is_said_in_one_line(home, tmp_path,
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_where_the_cache_cannot_be_written_it_is_compiled_for_this_process(home, tmp_path):
     shutil.rmtree(home.parent)
     home.parent.write_text("a file")
@@ -185,6 +186,7 @@ def test_translation_keeps_every_line_where_it_is():
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_build_for_the_debugger_gives_the_same():
     fast, debug = (launch(OnCpuDevice(build=b), "missing_second_barrier", 0, numbers=(4,)) for b in ("fast", "debug"))
     assert fast.tobytes() == debug.tobytes()

@@ -221,7 +221,13 @@ def whole_vgg16():
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("tap", ["conv1_1", "relu1_1", "pool1", "conv2_2", "relu2_2", "pool3", "relu5_3", "pool5"])
+@pytest.mark.parametrize(
+    "tap",
+    [
+        *("conv1_1", "relu1_1", "pool1", "conv2_2", "relu2_2", "pool3"),
+        *(pytest.param(tap, marks=pytest.mark.slow) for tap in ("relu5_3", "pool5")),
+    ],
+)
 def test_any_layer_can_be_the_only_tap(whole_vgg16, tap, dtype):
     mine = run("cpu", dtype, whole_vgg16, "max", (33, 40), [tap])
     book = run("reference", "float64", whole_vgg16, "max", (33, 40), [tap], decisions=mine["decisions"])

@@ -19,12 +19,11 @@ from nstcore import engines, images
 EVERY = (
     ("cpu", "float32"),
     ("cpu", "float64"),
-    ("cuda-on-cpu", "float32"),
     *(("cuda", precision) for precision in ("float32", "tf32", "float16", "bfloat16")),
     ("reference", "float64"),
-    *(("cuda-on-cpu", precision) for precision in ("tf32", "float16", "bfloat16")),
+    *(("cuda-on-cpu", precision) for precision in ("float32", "tf32", "float16", "bfloat16")),
 )
-ENGINES = [pytest.param(*e, marks=pytest.mark.slow if e in EVERY[7:] else ()) for e in EVERY]
+ENGINES = [pytest.param(*e, marks=pytest.mark.slow if e in EVERY[6:] else ()) for e in EVERY]
 CHECKS = np.indices((26, 24)).sum(0) % 2
 PICTURES = {
     "black": np.zeros((26, 24, 3)),
@@ -90,7 +89,7 @@ def test_every_style_loss_takes_flat_pictures(weights, device, precision, loss):
 @pytest.mark.slow
 @pytest.mark.parametrize(("device", "precision"), [e for e in EVERY if e[1] not in ("float64", "bfloat16")])
 def test_a_strip_of_16_by_thousands_of_pixels_is_painted(weights, device, precision):
-    width = (1024 if precision == "float32" else 512) if device == "cuda-on-cpu" else 4096  # the stand-in is slow
+    width = (512 if precision == "float32" else 256) if device == "cuda-on-cpu" else 4096  # the stand-in is slow
     content = smooth_picture(16, width, 1)
     result = nstcore.stylize(
         content, content[::-1], weights=weights, device=device, dtype=precision, size="content", iterations=1, **LAYERS

@@ -151,6 +151,7 @@ def test_the_shipped_file_is_small_whole_and_says_where_it_comes_from():
     assert weights.preprocessing == learn_filters.PREPROCESSING
 
 
+@pytest.mark.slow
 def test_the_shipped_filters_answer_evenly_to_drawings_that_they_were_not_learned_from():
     weights = nstcore.load_weights(ROOT / "weights" / "builtin.h5")
     fresh = draw_training.pictures(seed=999, count=8, size=64)

@@ -101,6 +101,7 @@ def test_it_is_raised_at_the_very_first_evaluation_too():
     assert made.terms.total < 1e-8
 
 
+@pytest.mark.slow
 def test_float16_that_overflows_goes_on_in_tf32():
     """Filters a thousand times too large: their features leave float16, and nothing else."""
     weights = random_weights(deepest="conv2_2")

@@ -144,6 +144,7 @@ def test_what_lies_on_disk_is_what_a_run_plans(weights):
 # -- the page --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_page_has_what_the_model_says():
     page = predict_tiles.PAGE.read_text(encoding="utf-8")
     for name, text in predict_tiles.sections(CONSTANTS).items():

@@ -154,13 +154,13 @@ def test_regions_work_in_tiles(narrow):
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("cuts", [(), (2, 3), (1, 2, 3, 4)])
 @pytest.mark.parametrize("sweep", ["features", "gradient"])
-def test_a_halo_one_unit_of_the_grid_smaller_is_wrong(narrow, monkeypatch, cuts, sweep, gated):
+def test_a_halo_one_unit_of_the_grid_smaller_is_wrong(narrow_once, monkeypatch, cuts, sweep, gated):
     if not gated:
         monkeypatch.setattr(Tiling, "gated", lambda *_: None)
     enough = getattr(Reach, sweep)
     monkeypatch.setattr(Reach, sweep, property(lambda self: max(0, enough.fget(self) - self.grid)))
     side = 32 if cuts else 160  # larger than the halo, or another window would make up for it
-    loss, gradient = differences(both(narrow(), (400, 90), Tiling(side, cuts)))
+    loss, gradient = differences(both(narrow_once(), (400, 90), Tiling(side, cuts)))
     assert max(loss, gradient) > 1e-9
 
 
@@ -248,8 +248,8 @@ def test_what_was_not_asked_is_not_there(narrow):
         network.sums("relu3_1")
 
 
-def test_features_of_tiles_are_those_of_the_whole(narrow):
-    weights, x = narrow(), picture(75, 90).transpose(2, 0, 1)
+def test_features_of_tiles_are_those_of_the_whole(narrow_once):
+    weights, x = narrow_once(), picture(75, 90).transpose(2, 0, 1)
     whole = ReferenceEngine("float64").network(weights, ["relu5_1"], "max")
     tiled = TiledEngine(ReferenceEngine("float64"), Tiling(16)).network(weights, ["relu5_1"], "max")
     whole.forward(x)

@@ -100,7 +100,11 @@ def test_a_picture_in_tiles_is_the_picture_in_one_piece(weights, way):
     assert "in tiles of 128 pixels" in tiled.metadata["engine"]
 
 
-@pytest.mark.parametrize("way", [{}, {"optimizer": "lbfgs"}, {"ladder": 90}], ids=str)
+@pytest.mark.parametrize(
+    "way",
+    [{}, *(pytest.param(way, marks=pytest.mark.slow) for way in ({"optimizer": "lbfgs"}, {"ladder": 90}))],
+    ids=str,
+)
 def test_tiles_go_on_from_a_snapshot_bit_for_bit(weights, way, tmp_path, monkeypatch):
     monkeypatch.setattr("nstcore.engines.tiled.LEAST", 1)
     monkeypatch.setattr(disk, "MEMORY_BYTES", 1)
@@ -253,7 +257,7 @@ print(held_memory()[1])
 @pytest.mark.slow
 def test_peak_memory_is_that_of_the_tile(tmp_path):
     peaks = []
-    for size in (1024, 2048):
+    for size in (512, 1536):
         picture = tmp_path / f"{size}.png"
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)).save(picture)
         script = PEAK.format(tests=str(ROOT / "tests"), size=size, picture=picture)

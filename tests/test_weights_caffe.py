@@ -223,6 +223,7 @@ def test_messages_nested_ten_thousand_deep_are_passed_over(tmp_path, small):
     assert same_filters(read_within(caffe.read, tmp_path / "a", 200_000), small)
 
 
+@pytest.mark.slow
 def test_a_file_of_nothing_but_tiny_fields_is_given_up(tmp_path, small):
     (tmp_path / "a").write_bytes(field(1, "net") + field(5, 1) * 1_000_000)
     assert "expected a few thousand fields" in refused(lambda path: read_within(caffe.read, path, 1e5), tmp_path / "a")

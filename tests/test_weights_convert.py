@@ -30,6 +30,7 @@ def small(monkeypatch) -> Weights:
     return random_weights(deepest="conv2_3")
 
 
+@pytest.mark.slow
 def test_the_whole_vgg19_is_bit_identical_through_keras_and_tfjs(tmp_path):
     weights = random_weights(deepest="conv5_4")
     keras = convert(write_keras(tmp_path / "keras.h5", weights), tmp_path / "a.h5")

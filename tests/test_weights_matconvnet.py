@@ -329,12 +329,15 @@ def test_both_byte_orders_and_packed_numbers_are_read(tmp_path, small, order):
     assert same_filters(matconvnet.read(tmp_path / "a.mat"), small)
 
 
-@COMPRESSION
+@pytest.mark.parametrize(
+    "compressed", [pytest.param(False, marks=pytest.mark.slow, id="plain"), pytest.param(True, id="compressed")]
+)
 def test_damaged_files_give_one_line_or_finite_weights(tmp_path, small, compressed):
     whole = write_matconvnet(tmp_path / "a", small, compressed=compressed).read_bytes()
     assert 100 < survive(matconvnet, tmp_path / "a", mutations(whole, 210, seed=5), memory=600_000) < 210
 
 
+@pytest.mark.slow
 def test_damage_behind_the_compression_gives_one_line_or_finite_weights(tmp_path, small):
     variables = matconvnet_variables(small, "tidy")
     scipy.io.savemat(tmp_path / "a", variables, appendmat=False, oned_as="row")
