@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import precision
@@ -183,6 +184,7 @@ def test_the_command_compares_paints_and_writes(tmp_path, capsys):
     assert str(tmp_path) not in said.out
     assert "old" not in text
     assert said.out.strip() in text
+    assert "](sheet.png)" in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "| half way | float32 |" in text
@@ -196,3 +198,6 @@ def test_the_section_is_in_the_readme():
     text = path.read_text()
     section = text[len(before) : len(text) - len(after)]
     assert "tools/precision.py" in section, "run tools/precision.py --write"
+    for shown in re.findall(r"!\[[^]]*\]\(([^)]*)\)", section):
+        with Image.open(path.parent / shown) as image:
+            assert image.width > 2 * precision.ENLARGED

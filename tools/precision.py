@@ -3,7 +3,8 @@
     python tools/precision.py                                   on a GPU, or on the CPU that stands in for one
     python tools/precision.py --weights vgg19.h5 --steps 100    other weights, a longer painting
     python tools/precision.py --sheet sheet.png                 the paintings side by side
-    python tools/precision.py --write                           into kernels/README.md, between its markers
+    python tools/precision.py --write                           into kernels/README.md, between its markers; with
+                                                                --sheet the paintings, too
 
 Three pictures are looked at: the content, noise, and a painting half way. Loss and gradient of each are compared with
 the book's twice: the book decides for itself where a ReLU lets through and which maximum wins; and it follows the
@@ -17,6 +18,7 @@ is its loss, which for all of them the book computes.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -115,6 +117,9 @@ def section(args: argparse.Namespace, study: Study, errors: list[Errors], painti
             "computes it in float64, is what a precision has to keep."
         )
         parts += [_wrapped(painted), painting_table(paintings, reference)]
+    if paintings and args.sheet and args.write:
+        beside = Path(os.path.relpath(args.sheet, args.write.parent)).as_posix()
+        parts.append(f"![the paintings side by side, and below each {AMPLIFIED} times its difference]({beside})")
     return "\n\n".join(parts) + "\n"
 
 
