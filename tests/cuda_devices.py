@@ -82,10 +82,11 @@ def floats(device: Device, a, precision: Precision = FLOAT32) -> np.ndarray:
 
 
 def plant(monkeypatch, name: str, there: str, planted: str) -> None:
-    """Put a bug into a rung."""
+    """Put a bug into a rung, or into a header of its own copy."""
     read, sound = source.read, source.read(name)
-    assert sound.text.count(there) == 1
-    broken = dataclasses.replace(sound, text=sound.text.replace(there, planted))
+    assert sound.text.count(there) + sum(text.count(there) for text in sound.headers.values()) == 1
+    headers = {header: text.replace(there, planted) for header, text in sound.headers.items()}
+    broken = dataclasses.replace(sound, text=sound.text.replace(there, planted), headers=headers)
     monkeypatch.setattr(source, "read", lambda asked: broken if asked == name else read(asked))
 
 

@@ -56,27 +56,6 @@ class Counted:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_for_the_device_are_those_that_are_read(monkeypatch):
-    """And they leave alone what an evaluation around them still has to read."""
-    device = OnCpuDevice()
-    losses, counted = Losses(device, PRECISIONS["float32"]), Counted(device, monkeypatch)
-    a, b = (device.to_device(np.random.default_rng(seed).standard_normal(900, np.float32)) for seed in (0, 1))
-    alone = [losses.max_abs(a), losses.squared_sum(a), losses.squared_sum(b)]
-    assert counted.reads == 3
-    there = device.empty(3, np.float64)
-    with losses.later():
-        before = losses.squared_sum(b)
-        with losses.into(there):
-            assert [losses.max_abs(a), losses.squared_sum(a), losses.squared_sum(b)] == [0, 1, 2]
-        after = losses.squared_sum(a)
-    assert counted.reads == 3
-    found = device.to_host(there)
-    assert [found[:1].view(np.float32)[0], *found[1:]] == alone
-    results = losses.results()
-    assert (before.known(results), after.known(results)) == (alone[2], alone[1])
-    assert losses.squared_sum(a) == alone[1], "after it, a number is read at once"
-
-
 def test_what_overflowed_is_found_by_its_number():
     class Check:
         def __init__(self, place: int) -> None:

@@ -91,6 +91,39 @@ def test_many_layers_at_once_give_the_bits_of_one_at_a_time(machine, rung, preci
         assert alone.tobytes() == G.tobytes()
 
 
+def traced(device, matrices: list[np.ndarray], precision, rung: str) -> list[np.ndarray]:
+    """G of every F, and what is left of traces."""
+    compute = Grams(device, precision, [F.shape[::-1] for F in matrices], rung, traced=True)
+    out = [unwritten(device, (F.shape[1],) * 2, np.float32) for F in matrices]
+    partials = unwritten(device, compute.partial_floats, np.float32)
+    whole = [unwritten(device, (trace.size + 2,), np.float64) for trace in compute.traces]
+    compute.traces = [a[:-2] for a in whole]
+    compute([elements(device, F, precision) for F in matrices], partials, out)
+    return [device.to_host(a) for a in (*out, *whole)]
+
+
+def check_traces(machine, rung, precision):
+    matrices = [features(N, M, precision, seed) for seed, (N, M) in enumerate([(65, 40), (3, 300), (64, 9)])]
+    found = machine.check(lambda device: tuple(traced(device, matrices, precision, rung)))
+    for F, G, parts in zip(matrices, found[:3], found[3:], strict=True):
+        (plain,) = grams(machine.devices[0], [F], precision, rung)
+        assert plain.tobytes() == G.tobytes()
+        exact = np.diag(G).astype(np.float64)
+        sums = [exact[k : k + gram.PATCH].sum() for k in range(0, exact.size, gram.PATCH)]
+        np.testing.assert_allclose(parts[:-2], sums, rtol=1e-15)
+        assert np.isnan(parts[-2:]).all()
+
+
+@pytest.mark.parametrize(("rung", "precision"), [("02_shared_tile", "float32"), ("03_tensor_core", "float16")])
+def test_the_parts_of_a_trace_are_sums_along_the_diagonal(machine, rung, precision):
+    check_traces(machine, rung, PRECISIONS[precision])
+
+
+def test_a_rung_without_traces_refuses_them(machine):
+    with pytest.raises(ValueError, match="traced: expected False for gram/01_naive, which leaves none, got True"):
+        Grams(machine.devices[0], FLOAT32, [(4, 4)], "01_naive", traced=True)
+
+
 @each_rung
 def test_permuted_channels_give_the_permuted_matrix_bit_for_bit(machine, rung, precision):
     F = features(67, 300, precision)
@@ -218,6 +251,20 @@ BUGS = {
     "a position too many in every piece": ("begin + length;", "begin + length + 1;"),
     "sums that are not written": ("j < 8; j += 4)\n      *(float4*)(to", "j < 4; j += 4)\n      *(float4*)(to"),
 }
+
+
+OF_TRACES = {
+    "nothing": ("// op:", "// op:"),
+    "patches beside the diagonal": ("trace && row == column &&", "trace &&"),
+    "a row in place of the diagonal": ("part += sums[k][k]", "part += sums[0][k]"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", OF_TRACES)
+def test_a_bug_planted_in_a_trace_is_caught(unoptimised, monkeypatch, bug):
+    plant(monkeypatch, "gram/02_shared_tile", *OF_TRACES[bug])
+    notices(bug, lambda: check_traces(unoptimised, "02_shared_tile", FLOAT32))
 
 
 @pytest.mark.slow

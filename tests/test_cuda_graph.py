@@ -13,10 +13,11 @@ from conftest import random_weights, smooth_picture
 from fake_cupy import fake_cupy
 
 from nstcore import Objective
-from nstcore.engines.cuda import CudaEngine, gpu
+from nstcore.engines.cuda import CudaEngine, gpu, losses
 from nstcore.engines.cuda.device import CannotCapture
 from nstcore.engines.cuda.later import Later, known
 from nstcore.engines.cuda.on_cpu import OnCpuDevice, problem
+from nstcore.engines.cuda.precision import PRECISIONS
 
 LAYERS = {"content_layers": {"relu2_1": 1.0}, "style_layers": {"relu1_1": 1.0, "relu2_1": 0.5}}
 SIZE = (32, 36)
@@ -87,7 +88,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "precision", ["float32", *(pytest.param(p, marks=pytest.mark.slow) for p in ("tf32", "bfloat16"))]
+)
 def test_a_graph_gives_the_bits_of_its_launches(weights, precision):
     engine = CudaEngine(OnCpuDevice(), precision)
     mine, plain = objective(weights, engine), launched(weights, precision)
@@ -251,6 +254,55 @@ def test_sums_products_and_quotients_are_known_once_the_results_are():
 def test_a_number_that_is_not_known_yet_cannot_be_used_as_one(use):
     with pytest.raises(TypeError):
         use(Later(lambda results: 1.0))
+
+
+def noted(device, monkeypatch) -> list[str]:
+    """Every kernel that is launched from now on."""
+    found, kernel = [], device.kernel
+    monkeypatch.setattr(device, "kernel", lambda *a, **k: (found.append(a[1]), kernel(*a, **k))[1])
+    return found
+
+
+def test_numbers_that_are_read_later_are_those_that_are_read_at_once(monkeypatch):
+    """One launch adds up all for which there is room; those after them are read at once."""
+    monkeypatch.setattr(losses, "RESULTS", 4)
+    device, rng = OnCpuDevice(), np.random.default_rng(0)
+    mine = losses.Losses(device, PRECISIONS["float32"])
+    a, b = (device.to_device(rng.standard_normal(5000, np.float32)) for _ in range(2))
+    G, A = (rng.standard_normal((9, 9), np.float32) for _ in range(2))
+    kept = device.to_device(A)
+    asked = [
+        lambda: mine.squared_distance(a, b),
+        lambda: mine.squared_distance(a[:7], b[:7]),  # fewer pieces where there were more
+        lambda: mine.style(device.to_device(G), 3, kept, 4, 2.0)[0],
+        lambda: mine.squared_sum(kept),
+    ]
+    expected = [ask() for ask in asked]
+    launches = noted(device, monkeypatch)
+    for order in (1, -1, 1):
+        launches.clear()
+        with mine.later():
+            *later, last = [ask() for ask in asked[::order]]
+            with mine.at_once():
+                assert asked[1]() == expected[1]
+            assert launches.count("sum_pieces") == 2, "for the last, and for that one"
+        assert launches.count("sum_pieces") == 3
+        assert [number.known(mine.results()) for number in later] + [last] == expected[::order]
+
+
+def test_an_evaluation_that_stops_adds_nothing_up(monkeypatch):
+    device = OnCpuDevice()
+    mine, launches = losses.Losses(device, PRECISIONS["float32"]), noted(device, monkeypatch)
+
+    def stopped():
+        with mine.later():
+            mine.squared_sum(device.to_device(np.ones(9, np.float32)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert launches == ["squared_distance"]
+    assert not mine.deferred
 
 
 # -- tools/gpu_check.py ------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_the_next_step_is_launched_before_the_last_one_is_read(weights):
     """Without that, nothing would be gained: whenever the host has a loss, the GPU has work."""
     device = LateDevice()
     at_work = []
-    paint(weights, "float32", device, average=0.0, on_step=lambda step: at_work.append(len(device.waiting) > 20))
+    paint(weights, "float32", device, average=0.0, on_step=lambda step: at_work.append(len(device.waiting) > 15))
     assert at_work == [False, True, True, True, True, True, False]
 
 

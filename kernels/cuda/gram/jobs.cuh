@@ -17,6 +17,7 @@ enum job_column {
   JOB_OFFSET,      // where the job's tiles begin in `partials`: [piece][tile][TILE][TILE] floats
   JOB_G,           // address of G (N, N), floats
   JOB_FIRST_SUM,   // first block of the job in the launch of gram_sum
+  JOB_TRACE,       // address of parts of G's trace, a double for each patch on the diagonal; 0 if nobody asks
   JOB_COLUMNS
 };
 
@@ -79,6 +80,12 @@ __device__ __forceinline__ void sum_pieces(const int64_t* __restrict__ jobs, int
     sums[r][c] = (float)sum;
   }
   __syncthreads();
+  double* const trace = (double*)job[JOB_TRACE];
+  if (trace && row == column && threadIdx.x == 0) {
+    double part = 0;
+    for (int k = 0; k < PATCH; ++k) part += sums[k][k];  // from channel N on zeros, as a tile's rows were
+    trace[row] = part;
+  }
   // Below the diagonal by the first slice's threads, on and above it by the second's: rows of G in both
   float* G = (float*)job[JOB_G];
   if (slice == 0 && i <= j && j < N) G[(int64_t)i * N + j] = sums[r][c];

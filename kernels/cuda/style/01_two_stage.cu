@@ -3,8 +3,8 @@
 //            dG = factor d in G's place, factor = 2 scale/M;
 //            S = to_element(factor (dG + dG^T)), by which the features are multiplied for their gradient;
 //            loss scale = the power of two that brings sqrt(max over taps of the sum of the tap's terms) to (1/2, 1],
-//            divided by 2^lowered, a term = coefficient results[a] results[b]; scale of S = the one that brings
-//            max |dG| to (2^10, 2^11]
+//            divided by 2^lowered, a term = coefficient sum[a] sum[b], each sum w (a - p)^2 or sum a^2 of a job's array;
+//            scale of S = the power of two that brings max |dG| to (2^10, 2^11]
 //            With mean = s/M, C = G/M - mean mean^T, primes the style's, in double throughout, ds = gradient of s:
 //            centred: loss = scale sum (C - C')^2; dG = factor (C - C'), ds[i] = -2 sum_j dG[i,j] mean[j]
 //            mean-std: loss = scale (sum (mean - mean')^2 + sum (sigma - sigma')^2), sigma^2 = max(C_ii, 0) + eps;
@@ -14,13 +14,15 @@
 //            centred_forward, centred_backward; style_mean_std.py mean_std_forward, mean_std_backward
 // requires:  G, A, dG float32, S elements, all N x N, any N; G and A begin at multiples of 16 bytes; in centred, G and
 //            C' are symmetric. Of the scales, places: where each tap's terms begin and the last one's end; a and b of
-//            each term, below 0 for a 1; where max |dG| lies, of each dG. rows: one of scale_kind for losses without
-//            dG, then one for each dG
+//            each term, jobs or below 0 for a 1; the job of each dG. rows: one of scale_kind for losses without dG,
+//            then one for each dG
 // launch:    nstcore/engines/cuda/losses.py: style with one block of THREADS per piece, centred and mean_std with one
-//            per row, then sum_pieces with one block; pack_style with one block of 32 x ROWS per 32 x 32 tile;
-//            loss_scale.py: loss_scales with one warp
+//            per row; their sums by sum_pieces of content/01_two_stage; pack_style with one block of 32 x ROWS per
+//            32 x 32 tile; loss_scale.py: measure with one block of THREADS for each piece of every job, then
+//            loss_scales with one block
 // napkin:    12*N*N bytes in style, 16*N*N in centred, 4*N*N in mean_std, 8*N*N or less in pack_style: 4 MB at most for
-//            N = 512, which the L2 cache holds; 3*N*N divisions in double in centred, the slowest where double is slow
+//            N = 512, which the L2 cache holds; 3*N*N divisions in double in centred, the slowest where double is slow;
+//            in measure every array once
 #include "reduce.cuh"
 
 #define TILE 32
@@ -41,14 +43,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     G[i] = factor * d;
     sum += d * d;
   }
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_pieces(const double* __restrict__ pieces, double* __restrict__ total, int count) {
-  const double sum = sum_of_pieces(pieces, count);
-  if (threadIdx.x == 0) *total = sum;
+  leave_piece(pieces, block_sum(sum));
 }
 
 // ---- losses of means and covariances --------------------------------------------------------------------------------
@@ -71,8 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     product = block_sum(product);
     if (threadIdx.x == 0) ds[i] = (float)(-4 * scale * product / M);
   }
-  squares = block_sum(squares);
-  if (threadIdx.x == 0) pieces[blockIdx.x] = squares;
+  leave_piece(pieces, block_sum(squares));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -93,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       sum += off * off + deviation * deviation;
     }
   }
-  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
+  leave_piece(pieces, sum);  // the first thread's
 }
 
 // ---- S --------------------------------------------------------------------------------------------------------------
@@ -119,6 +113,63 @@ extern "C" __global__ void __launch_bounds__(TILE * ROWS)
 }
 
 // ---- float16's loss scales ------------------------------------------------------------------------------------------
+//
+// What they are found from are sums over many arrays, a job each: a row of a table in device memory, written by
+// nstcore/engines/cuda/loss_scale.py. Blocks find theirs as in gram/jobs.cuh.
+
+enum job_column {
+  JOB_A,         // address of what is squared: elements, or floats
+  JOB_P,         // of what is taken from them before, elements; 0 for none
+  JOB_W,         // of the weights of their positions, floats; 0 for none
+  JOB_SIZE,      // how many numbers
+  JOB_CHANNELS,  // to a position
+  JOB_FLOATS,    // whether they are floats: then their largest magnitude is wanted, too
+  JOB_FIRST,     // first block of the job
+  JOB_PIECES,    // how many pieces there are
+  JOB_SUMS,      // address of their sums, doubles; where somebody else has left these, the job has no blocks
+  JOB_COLUMNS
+};
+
+// Four floats, of which only the first `left` exist; the others are 0
+__device__ __forceinline__ void load_floats(float (&to)[4], const float* from, int64_t left) {
+  __align__(16) float v[4] = {};
+  if (left >= 4) {
+    *(float4*)v = *(const float4*)from;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (e < left) v[e] = from[e];
+  }
+#pragma unroll
+  for (int e = 0; e < 4; ++e) to[e] = v[e];
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    measure(const int64_t* __restrict__ jobs, int count, unsigned* __restrict__ extremes) {
+  const int64_t* job = jobs;
+  while (--count && blockIdx.x >= job[JOB_COLUMNS + JOB_FIRST]) job += JOB_COLUMNS;
+  const int64_t piece = blockIdx.x - job[JOB_FIRST], pieces = job[JOB_PIECES], n = job[JOB_SIZE];
+  double sum = 0;
+  unsigned most = 0;
+  if (job[JOB_FLOATS]) {
+    for (EACH_VECTOR_OF(i, n, 4, piece, pieces)) {
+      float v[4], part = 0.f;
+      load_floats(v, (const float*)job[JOB_A] + i, n - i);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) part = __fmaf_rn(v[e], v[e], part), most = max(most, magnitude(v[e]));
+      sum += part;
+    }
+    most = block_max(most);
+  } else {
+    sum = squares<ELEMENTS_PER_16_BYTES>((const element*)job[JOB_A], (const element*)job[JOB_P],
+                                         (const float*)job[JOB_W], n, (int)job[JOB_CHANNELS], piece, pieces);
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) {
+    ((double*)job[JOB_SUMS])[piece] = sum;
+    extremes[blockIdx.x] = most;
+  }
+}
 
 // e for which 2^e v is in (2^(wanted-1), 2^wanted]; 0 where there is nothing to bring
 __device__ __forceinline__ int exponent(int wanted, double v) {
@@ -129,13 +180,41 @@ __device__ __forceinline__ int exponent(int wanted, double v) {
   return min(max(e, -LARGEST_SCALE), LARGEST_SCALE);
 }
 
-__device__ __forceinline__ double read(const double* results, int place) { return place < 0 ? 1. : results[place]; }
+__device__ __forceinline__ double read(const double* results, int job) { return job < 0 ? 1. : results[2 * job]; }
 
-extern "C" __global__ void __launch_bounds__(32)
-    loss_scales(const double* __restrict__ results, const double* __restrict__ coefficients,
-                const int* __restrict__ places, const int* __restrict__ lowered, float* __restrict__ rows, int taps,
-                int terms, int gradients) {
-  const int *first = places, *factors = first + taps + 1, *extremes = factors + 2 * terms;
+// Of every job the pieces, by a warp: to `results` their sum, and the largest of the magnitudes
+__device__ __forceinline__ void add_jobs(const int64_t* jobs, int count, const unsigned* extremes, double* results) {
+  const int lane = threadIdx.x % 32;
+  for (int j = threadIdx.x / 32; j < count; j += WARPS) {
+    const int64_t* const job = jobs + (int64_t)j * JOB_COLUMNS;
+    const double* const sums = (const double*)job[JOB_SUMS];
+    const unsigned* const mosts = job[JOB_FLOATS] ? extremes + job[JOB_FIRST] : nullptr;
+    const int64_t pieces = job[JOB_PIECES];
+    double sum = 0;
+    unsigned most = 0;
+#pragma unroll 8
+    for (int64_t i = lane; i < pieces; i += 32) {
+      sum += sums[i];
+      if (mosts) most = max(most, mosts[i]);
+    }
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+      sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      most = max(most, __shfl_xor_sync(0xffffffffu, most, lanes));
+    }
+    if (lane == 0) results[2 * j] = sum, results[2 * j + 1] = __uint_as_float(most);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    loss_scales(const int64_t* __restrict__ jobs, const unsigned* __restrict__ extremes, double* results,
+                const double* __restrict__ coefficients, const int* __restrict__ places,
+                const int* __restrict__ lowered, float* __restrict__ rows, int count, int taps, int terms,
+                int gradients) {
+  add_jobs(jobs, count, extremes, results);
+  __syncthreads();  // all results are there
+  if (threadIdx.x >= 32) return;
+  const int *first = places, *factors = first + taps + 1, *of_gradients = factors + 2 * terms;
   double largest = 0;
   for (int tap = threadIdx.x; tap < taps; tap += 32) {
     double sum = 0;
@@ -148,7 +227,7 @@ extern "C" __global__ void __launch_bounds__(32)
 
   const int loss = exponent(0, sqrt(largest)) - *lowered;
   for (int row = threadIdx.x; row <= gradients; row += 32) {
-    const int style = row ? exponent(LARGEST_DG, *(const float*)(results + extremes[row - 1])) : 0;
+    const int style = row ? exponent(LARGEST_DG, results[2 * of_gradients[row - 1] + 1]) : 0;
     float* to = rows + 4 * row;
     to[SCALE_STYLE] = ldexpf(1.f, loss - style);
     to[SCALE_LOSS] = ldexpf(1.f, loss);

@@ -5,8 +5,8 @@
 //                                 + diagonal times the same sum over the diagonal ones)
 // reference: nstcore/ops/total_variation.py total_variation_forward, total_variation_backward
 // requires:  x, dx (C, H, W) float32, not overlapping; any C, H, W
-// launch:    nstcore/engines/cuda/losses.py: total_variation with one block of THREADS per piece, then sum_pieces with
-//            one block
+// launch:    nstcore/engines/cuda/losses.py: total_variation with one block of THREADS per piece; their sum by
+//            sum_pieces of content/01_two_stage
 // napkin:    each pixel gathers from its four or eight neighbours, which the cache holds: 12 bytes of memory a pixel,
 //            and nobody adds to another's gradient
 #include "reduce.cuh"
@@ -41,12 +41,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       sum += squares;
     }
   }
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) pieces[blockIdx.x] = sum;
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-    sum_pieces(const double* __restrict__ pieces, double* __restrict__ total, int count) {
-  const double sum = sum_of_pieces(pieces, count);
-  if (threadIdx.x == 0) *total = sum;
+  leave_piece(pieces, block_sum(sum));
 }

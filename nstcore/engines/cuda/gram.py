@@ -123,15 +123,24 @@ class Grams:
         Channels and positions of each layer.
     rung : str, optional
         Short name of another than the production rung.
+    traced : bool
+        Whether traces are wanted as well; 01_naive has none.
 
     Attributes
     ----------
     partial_floats : int
         Work space: how long `partials` must be.
+    traces : list of float64 arrays
+        Of the last call, for each matrix: numbers whose sum is its trace, sum F^2.
     """
 
     def __init__(
-        self, device: Device, precision: Precision, shapes: Sequence[tuple[int, int]], rung: str | None = None
+        self,
+        device: Device,
+        precision: Precision,
+        shapes: Sequence[tuple[int, int]],
+        rung: str | None = None,
+        traced: bool = False,
     ) -> None:
         self.device, self.precision, self.rung = device, precision, find(precision, rung)
         self.shapes = [(int(N), int(M)) for N, M in shapes]
@@ -147,6 +156,10 @@ class Grams:
             self.blocks += tiles * count
             self.partial_floats += tiles * count * self.rung.tile**2
             self.sum_blocks += _upper(N, PATCH)
+        if traced and not self.rung.tile:
+            raise ValueError(f"traced: expected False for {self.rung.name}, which leaves none, got True")
+        parts = [_ceil(N, PATCH) for N, _ in self.shapes] if traced else []
+        self.traces: list[Array] = [device.empty(count, np.float64) for count in parts]
         self._addresses: list[tuple[int, int]] = []
         self._table: Array = None
 
@@ -193,10 +206,11 @@ class Grams:
         """The table of jobs.cuh on the device; made anew only for other arrays than last time."""
         addresses = [(self.device.address(F), self.device.address(G)) for F, G in zip(features, out, strict=True)]
         if addresses != self._addresses:
+            traces = [self.device.address(trace) for trace in self.traces] or [0] * len(addresses)
             rows = [
-                (F, N, M, first, length, count, offset, G, first_sum)
-                for (F, G), (N, M), (first, length, count, offset, first_sum) in zip(
-                    addresses, self.shapes, self._jobs, strict=True
+                (F, N, M, first, length, count, offset, G, first_sum, trace)
+                for (F, G), (N, M), (first, length, count, offset, first_sum), trace in zip(
+                    addresses, self.shapes, self._jobs, traces, strict=True
                 )
             ]
             self._table, self._addresses = self.device.to_device(np.array(rows, np.int64)), addresses

@@ -1,13 +1,14 @@
 """Losses and their gradients on a GPU: kernels/cuda/content, style, total_variation.
 
 A loss is a number that the host wants: each takes one pass over its arrays, which leaves a partial sum per block, and a
-launch of one block that adds these in double. The gradient is written by the same pass. Reading a number waits for the
-GPU, so an evaluation may leave its losses there (`later`), and read them together.
+block of a second launch that adds these in double. The gradient is written by the first pass. Reading a number waits
+for the GPU, so an evaluation may leave its losses there (`later`): then one launch adds up all of them, and they are
+read together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,10 +20,11 @@ from .device import Array, Device, Kernel
 from .later import Later, LaterArray
 from .precision import FLOAT32, PRECISIONS, Precision
 from .variants import Variant
-from .vectors import FUSED, PIECES, THREADS, VECTOR, CudaVectors, pieces
+from .vectors import PIECES, THREADS, CudaVectors, pieces
 
 CONTENT, STYLE, VARIATION = "content/01_two_stage", "style/01_two_stage", "total_variation/01_two_stage"
 RESULTS = 512  # losses of one evaluation, at most: of some ten layers, levels and regions each
+ROW = 1 + PIECES  # doubles that a loss leaves for the second launch: how many pieces there are, and they
 TILE, ROWS = 32, 8  # of pack_style: a block of TILE x ROWS threads, -DROWS, per TILE x TILE elements
 TILE_HEIGHT = THREADS // 32  # of total_variation: TILE_HEIGHT x 32 pixels at a time
 
@@ -56,10 +58,9 @@ class Losses:
     def __init__(self, device: Device, precision: Precision) -> None:
         self.device, self.precision = device, precision
         self._vectors = CudaVectors(device)
-        self._pieces = device.empty(PIECES, np.float64)
+        self._pieces = device.empty((RESULTS, ROW), np.float64)
         self._results = device.empty(RESULTS, np.float64)
         self._used: int | None = None  # of the results, by numbers that are read later; None: each is read at once
-        self._places = False  # whether numbers come back as their places, and nobody reads them
         self.checks: list[Any] = []  # what is to be looked at once the results of `later` are read
 
     def squared_distance(self, F: Array, P: Array | None, w: Array | None = None) -> float:
@@ -81,14 +82,6 @@ class Losses:
         """a = factor a, for a float32 array."""
         self._vectors.combine(factor, a, None, (), out=a)
 
-    def max_abs(self, a: Array) -> float:
-        """max |a| of a float32 array; NaN if there is one in it."""
-        count, extremes, place = pieces(a.size, VECTOR), self._pieces.view(np.uint32), self._place()
-        self.device.kernel(FUSED, "max_abs", THREADS=THREADS)(count, THREADS, a, extremes, a.size)
-        most = self._results[place : place + 1].view(np.uint32)[:1]
-        self.device.kernel(FUSED, "finish", THREADS=THREADS)(1, THREADS, None, extremes, None, most, count, 0)
-        return self._number(place, lambda results: float(results[place : place + 1].view(np.float32)[0]))
-
     def style(self, G: Array, M: float, A: Array, M_style: float, scale: float) -> tuple[float, Array]:
         """Style loss of one layer, and its gradient in G's place: `ops.style_forward`, `ops.style_backward`.
 
@@ -100,9 +93,9 @@ class Losses:
         _square("G", G, A.shape)
         _square("A", A, G.shape)
         count, factor = pieces(G.size, 1), 2 * scale / M
-        kernel = self._kernel(STYLE, "style", self.precision)
-        kernel(count, THREADS, G, A, self._pieces, M, M_style, factor, G.size)
-        return scale * self._sum(STYLE, self.precision, count), G
+        kernel, place = self._kernel(STYLE, "style", self.precision), self._place()
+        kernel(count, THREADS, G, A, self._pieces[place], M, M_style, factor, G.size)
+        return scale * self._sum(place), G
 
     def moments_loss(self, kind: str, M: float, *target: Any) -> MomentsLoss:
         """See `Engine.moments_loss`. ds is always the same array, dG in G's place."""
@@ -116,9 +109,9 @@ class Losses:
             if s.shape != (N,):
                 raise ShapeError(f"s: expected ({N},) for G {G.shape}, got {s.shape}")
             there = s if device.owns(s) else device.to_device(s)
-            kernel = self._kernel(STYLE, function, self.precision)
-            kernel(count, THREADS, G, there, *arrays, self._pieces, ds, M, *numbers, scale, N)
-            return scale * self._sum(STYLE, self.precision, count), G, LaterArray(ds)
+            kernel, place = self._kernel(STYLE, function, self.precision), self._place()
+            kernel(count, THREADS, G, there, *arrays, self._pieces[place], ds, M, *numbers, scale, N)
+            return scale * self._sum(place), G, LaterArray(ds)
 
         return loss
 
@@ -146,19 +139,16 @@ class Losses:
             )
         C, H, W = pixels.shape
         count = min(C * -(-H // TILE_HEIGHT) * -(-W // 32), PIECES)
-        kernel = self._kernel(VARIATION, "total_variation", FLOAT32)
-        kernel(count, THREADS, pixels, 2 * scale, diagonal, gradient, self._pieces, C, H, W)
-        return scale * self._sum(VARIATION, FLOAT32, count)
+        kernel, place = self._kernel(VARIATION, "total_variation", FLOAT32), self._place()
+        kernel(count, THREADS, pixels, 2 * scale, diagonal, gradient, self._pieces[place], C, H, W)
+        return scale * self._sum(place)
 
     def _squares(self, precision: Precision, F: Array, P: Array | None, w: Array | None) -> float:
-        if P is not None and P.shape != F.shape:
-            raise ShapeError(f"P: expected the shape of F {F.shape}, got {P.shape}")
-        N = F.shape[-1]
-        if w is not None and w.size != F.size // N:
-            raise ShapeError(f"w: expected a weight for each position of F {F.shape}, got {w.size}")
-        count = pieces(F.size, 16 // precision.dtype.itemsize)
-        self._kernel(CONTENT, "squared_distance", precision)(count, THREADS, F, P, w, self._pieces, F.size, N)
-        return self._sum(CONTENT, precision, count)
+        check_fit(F, P, w)
+        count, place = pieces(F.size, 16 // precision.dtype.itemsize), self._place()
+        kernel = self._kernel(CONTENT, "squared_distance", precision)
+        kernel(count, THREADS, F, P, w, self._pieces[place], F.size, F.shape[-1])
+        return self._sum(place)
 
     @contextmanager
     def later(self) -> Iterator[None]:
@@ -166,6 +156,8 @@ class Losses:
         self._used, self.checks = 0, []
         try:
             yield
+            if self._used:
+                self._add_up(0, self._used)
         finally:
             self._used = None
 
@@ -177,16 +169,6 @@ class Losses:
             yield
         finally:
             self._used = used
-
-    @contextmanager
-    def into(self, places: Array) -> Iterator[None]:
-        """Within it, numbers are for the device alone: they go to that float64 array, and come back as their places."""
-        before = self._results, self._used, self._places
-        self._results, self._used, self._places = places, 0, True
-        try:
-            yield
-        finally:
-            self._results, self._used, self._places = before
 
     @property
     def deferred(self) -> bool:
@@ -202,28 +184,33 @@ class Losses:
         """All that lies on the device, in one copy."""
         return self.device.to_host(self._results)
 
-    def _sum(self, rung: str, precision: Precision, count: int) -> Any:
-        """The second stage: the sum of the pieces that a kernel of the same file has left."""
-        kernel, place = self._kernel(rung, "sum_pieces", precision), self._place()
-        kernel(1, THREADS, self._pieces, self._results[place : place + 1], count)
-        return self._number(place, lambda results: float(results[place]))
-
     def _place(self) -> int:
         """Where the next number goes, of the results: the last place is for those that are read at once."""
         return RESULTS - 1 if self._used is None else self._used
 
-    def _number(self, place: int, value: Callable[[np.ndarray], float]) -> Any:
-        """What lies there: known at once, as is asked for, or because there is no more room; else later."""
-        if self._places:
-            self._used = place + 1
-            return place
+    def _sum(self, place: int) -> Any:
+        """Of the pieces there: known at once, as is asked for, or because there is no more room; else later."""
         if self._used is None or place == RESULTS - 1:
-            return value(self.results())
+            self._add_up(place, place + 1)
+            return float(self.results()[place])
         self._used += 1
-        return Later(value)
+        return Later(lambda results: float(results[place]))
+
+    def _add_up(self, begin: int, end: int) -> None:
+        """The second stage, of the results from `begin` to before `end`."""
+        kernel = self._kernel(CONTENT, "sum_pieces", self.precision)
+        kernel(end - begin, THREADS, self._pieces[begin:end], self._results[begin:end], ROW)
 
     def _kernel(self, rung: str, function: str, precision: Precision) -> Kernel:
         return self.device.kernel(rung, function, precision, **_defines(rung))
+
+
+def check_fit(F: Array, P: Array | None, w: Array | None) -> None:
+    """Refuse a P of another shape than F's, and other than one w for each of its positions."""
+    if P is not None and P.shape != F.shape:
+        raise ShapeError(f"P: expected the shape of F {F.shape}, got {P.shape}")
+    if w is not None and w.size != F.size // F.shape[-1]:
+        raise ShapeError(f"w: expected a weight for each position of F {F.shape}, got {w.size}")
 
 
 def _square(name: str, a: Array, shape: tuple[int, ...]) -> None:

@@ -1,6 +1,6 @@
 """An evaluation that is the same launches every time: recorded once as a graph, then launched as a whole.
 
-A step is some sixty launches, each of which takes time of the host, and every loss that is read back waits for the GPU,
+A step is some fifty launches, each of which takes time of the host, and every loss that is read back waits for the GPU,
 which then idles until the next launch. A graph is one launch, and its losses are read together. With Adam's update in
 the graph, too, the next one can be launched before that.
 """

@@ -15,9 +15,10 @@ from ..base import EVERYWHERE, Network
 from . import features
 from .device import Array, Device
 from .gram import Grams
+from .loss_scale import place_of
 from .losses import Losses
 from .moments import Guide, Moments
-from .precision import Precision, from_elements
+from .precision import FLOAT16, Precision, from_elements
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Target:
     guide: Guide | None
 
 
+Traces = dict[tuple[str, int], Array]  # numbers whose sum is sum w F^2, by `place_of` a tap and a guide
+
+
 class CudaStatistics(Network):
     """The half of a network that comes after its forward pass.
 
@@ -35,6 +39,8 @@ class CudaStatistics(Network):
     ----------
     buffers : dict
         Features (H, W, N) by layer, and what `plan.network_plan` says of the rest.
+    traced : Traces
+        In float16, for its loss scales: of those Gram matrices that were asked for since the last forward.
     """
 
     device: Device
@@ -44,6 +50,7 @@ class CudaStatistics(Network):
     buffers: dict[str, Array]
     _grams: dict[tuple[str | int, ...], Grams]
     _sums: dict[str, Array]
+    traced: Traces
     _there: bool
 
     def _scratch_like(self, F: Array) -> Array:
@@ -75,7 +82,7 @@ class CudaStatistics(Network):
         Y = self._scratch_like(F)
         # ops.moments_forward
         self.moments.weigh(F, guide, Y)
-        self._compute_grams((tap, self.device.address(guide.G)), [Y], [guide.G])
+        self._compute_grams([place_of(self.device, tap, guide)], [Y], [guide.G])
         if guide.most != 1:
             self.losses.multiply(guide.G, guide.most)
         return guide.G
@@ -84,14 +91,20 @@ class CudaStatistics(Network):
         taps = tuple(taps)
         found = {tap: self.buffers[f"{tap}:gram"] for tap in taps}
         # ops.gram_forward
-        self._compute_grams(taps, [self._tapped(tap) for tap in taps], list(found.values()))
+        places = [place_of(self.device, tap) for tap in taps]
+        self._compute_grams(places, [self._tapped(tap) for tap in taps], list(found.values()))
         return found
 
-    def _compute_grams(self, key: tuple[str | int, ...], features: Sequence[Array], out: Sequence[Array]) -> None:
+    def _compute_grams(
+        self, places: Sequence[tuple[str, int]], features: Sequence[Array], out: Sequence[Array]
+    ) -> None:
         matrices = [F.reshape(-1, F.shape[2]) for F in features]
+        key = tuple(part for place in places for part in place)
         if key not in self._grams:
-            self._grams[key] = Grams(self.device, self.precision, [F.shape[::-1] for F in matrices])
+            shapes, traced = [F.shape[::-1] for F in matrices], self.precision is FLOAT16
+            self._grams[key] = Grams(self.device, self.precision, shapes, traced=traced)
         self._grams[key](matrices, self.buffers["partials"], out)
+        self.traced |= zip(places, self._grams[key].traces, strict=False)
 
     def sums(self, tap: str, guide: Guide | None = None) -> Any:
         """Where losses are read later, an array that the next ones of this tap, or of this guide, reuse."""

@@ -1,6 +1,7 @@
 """What the losses send back from the taps of a network, added to the gradients that pass: kernels/cuda/gram, moments.
 
-The first loss of a tap without a guide goes into the convolution above it (`split`); all others are added here.
+The first loss of a tap without a guide goes into the convolution above it (`split`), or begins the gradient where there
+is none; all others are added here.
 """
 
 from __future__ import annotations
@@ -67,6 +68,18 @@ class TapGradients:
         """What multiplies all that on the device."""
         dG = None if term is None else term.dG
         return self.scales.of() if dG is None else self.scales.of(self.losses.device.address(dG))
+
+    def begin(self, tap: str, mask: bool, g: Array) -> None:
+        """g = what all losses of a tap send back, whatever is in it."""
+        first, others = self.split(tap)
+        device, precision = self.losses.device, self.losses.precision
+        if first is None:
+            device.fill_bytes(g, 0)
+        else:
+            # ops.gram_backward, ops.content_backward, ops.relu_backward
+            F, factors, scales = self.buffers[tap], self.factors(first), self.scales_of(first)
+            gram_backward(device, precision, F, *factors, mask, False, g, scales=scales)
+        self.add(tap, others, mask, g)
 
     def add_all(self, tap: str, mask: bool, g: Array) -> None:
         """Add to g what all losses of a tap send back."""
