@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import random_weights, smooth_picture
-from cuda_conv import Layer, Size, check_forward, last, run_forward
-from cuda_devices import Machine, elements, plant, unwritten
+from cuda_conv import Layer, Size, check_forward, run_forward
+from cuda_devices import Machine, plant
+from cuda_pooling import check_forward as check_forward_and_pooling
+from cuda_pooling import forward
 from cuda_sanitized import run_sanitized
 
 from nstcore import engines, vgg
 from nstcore.checks.gradcheck import relative_error
 from nstcore.engines import TapGradient
-from nstcore.engines.cuda import CudaEngine, conv, pool, tiles
+from nstcore.engines.cuda import CudaEngine, conv, tiles
 from nstcore.engines.cuda.conv import PRODUCTION, RUNGS
 from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice, problem
 from nstcore.engines.cuda.plan import Plan, Pooled, choices, lives
@@ -30,40 +32,8 @@ needs_compiler = pytest.mark.skipif(problem() is not None, reason=str(problem())
 SIZES = [Size(8, 8, 2, 2), Size(24, 40, 3, 34), Size(8, 72, 5, 27), Size(40, 136, 4, 33), Size(3, 5, 7, 6)]
 
 
-def apart(layer: Layer, device, kind: str, replicate: bool) -> tuple[np.ndarray, ...]:
-    """What goes into the ReLU, y, pool(y) and its choices, as bits, by two kernels."""
-    return _run(layer, device, PRODUCTION[layer.precision.name], kind, replicate, fused=False)
-
-
-def together(layer: Layer, device, kind: str, replicate: bool, kept: bool = True) -> tuple[np.ndarray, ...]:
-    """The same by one; without the first two if they are not `kept`."""
-    return _run(layer, device, SHORT, kind, replicate, True, kept)
-
-
-def _run(layer, device, rung, kind, replicate, fused, kept=True):
-    s, precision = layer.size, layer.precision
-    x, b = elements(device, last(layer.x), precision), device.to_device(layer.b)
-    w = device.to_device(RUNGS[rung].filters(layer.w, precision))
-    linear, y = (unwritten(device, (s.H, s.W, s.K), precision.dtype) if kept else None for _ in range(2))
-    pooled = unwritten(device, (s.H // 2, s.W // 2, s.K), precision.dtype)
-    bits = None if kind == "l2" else unwritten(device, ((s.H + 1) // 2, (s.W + 1) // 2, s.K), np.uint8)
-    asked = device, precision, rung, s.C, s.K, s.H, s.W, replicate, None, kind if fused else None
-    convolution = conv.Convolution(*asked)
-    if fused:
-        convolution.forward(x, w, b, linear, y, pooled, bits)
-    else:
-        convolution.forward(x, w, b, linear, y)
-        pool.forward(device, precision, y, pooled, s.K, s.H, s.W, kind, True, bits)
-    return tuple(device.to_host(a) for a in (linear, y, pooled, bits) if a is not None)
-
-
 def check_same(machine: Machine, layer: Layer, kind: str, replicate: bool) -> None:
-    expected = machine.check(lambda d: apart(layer, d, kind, replicate))
-    got = machine.check(lambda d: together(layer, d, kind, replicate))
-    alone = machine.check(lambda d: together(layer, d, kind, replicate, kept=False))
-    alone = alone if isinstance(alone, tuple) else (alone,)
-    for wanted, *found in (*zip(expected, got, strict=True), *zip(expected[2:], alone, strict=True)):
-        assert all(a.tobytes() == wanted.tobytes() for a in found)
+    check_forward_and_pooling(machine, layer, PRODUCTION[layer.precision.name], SHORT, kind, replicate)
 
 
 # ---- the kernel -----------------------------------------------------------------------------------------------------
@@ -101,7 +71,7 @@ def test_no_tile_changes_a_bit(machine, monkeypatch):
     layer, results = Layer(Size(40, 136, 7, 70), TF32), []
     for tile in tiles.TILES:
         monkeypatch.setattr(tiles, "chosen", lambda p, tile=tile: Choice(tile))
-        results.append(machine.check(lambda d: together(layer, d, "max", False)))
+        results.append(machine.check(lambda d: forward(layer, d, SHORT, "max", False, fused=True)))
     for other in results[1:]:
         assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(results[0], other, strict=True))
 
@@ -152,13 +122,14 @@ def test_it_does_not_leave_its_memory_or_race(build):
 
 def test_it_takes_the_place_of_the_production_rungs_but_where_sums_are_split_or_09_was_faster(monkeypatch):
     def asked(precision: Precision, channels: int, side: int, rung: str | None = None) -> bool:
-        return conv.pools(RUNGS[rung or PRODUCTION[precision.name]], precision, 90, channels, channels, side, side)
+        found = RUNGS[rung or PRODUCTION[precision.name]].pools
+        return found is not None and found(Pass(channels, channels, side, side, precision)) is not None
 
     for precision in (TF32, FLOAT16, BFLOAT16):
         assert all(asked(precision, *layer) for layer in ((64, 512), (128, 256), (256, 128), (512, 64)))
         assert not asked(precision, 512, 32)  # split
     assert not asked(PRECISIONS["float32"], 64, 512)
-    assert not any(asked(FLOAT16, 64, 512, rung) for rung in ("07_wgmma_16bit", "08_split_sum", "09_halo_tile"))
+    assert not any(asked(FLOAT16, 64, 512, rung) for rung in ("07_wgmma", "08_split_sum", "09_halo_tile"))
     monkeypatch.setattr(tiles, "chosen", lambda p: Choice((256, 64), rung=tiles.HALO_TILE))
     assert not asked(FLOAT16, 64, 512)
 
@@ -192,7 +163,7 @@ def evaluated(weights, precision: str, pooling: str, taps, fused: bool, monkeypa
     kernel = device.kernel
     monkeypatch.setattr(device, "kernel", lambda rung, *more, **d: (launched.append(rung), kernel(rung, *more, **d))[1])
     with monkeypatch.context() as patch:
-        patch.setitem(RUNGS, name, replace(RUNGS[name], pools=fused))
+        patch.setitem(RUNGS, name, RUNGS[name] if fused else replace(RUNGS[name], pools=None))
         engine = CudaEngine(device, precision)
         network = engine.network(weights, taps, pooling)
     network.forward(engine.array(PIXELS))

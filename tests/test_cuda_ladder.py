@@ -82,7 +82,9 @@ def is_recorded() -> bool:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("name", source.rungs())
+@pytest.mark.parametrize(
+    "name", [pytest.param(r, marks=[pytest.mark.slow] * r.startswith("conv3x3/")) for r in source.rungs()]
+)
 def test_every_form_of_every_rung_compiles_and_takes_what_the_table_says(name, table):
     """For sm_80, or the one architecture that a rung is for: one form of each where the table records all of them."""
     rung, forms = source.read(name), [v for v in ALL if v.rung == name]

@@ -108,7 +108,6 @@ def test_no_rung_of_one_gpu_is_chosen_without_a_line(table):
     assert tiles.chosen(Pass(64, 128, 32, 32, FLOAT16)).rung == tiles.BOXES
     assert all(tiles.chosen(replace(p, architecture=100)).rung is None for p in sixteen)
     assert {rung.name for rung in RUNGS.values() if rung.only is not None} == set(tiles.OF_SM_90)
-    assert all(r.precisions == tiles.SIXTEEN_BITS for r in RUNGS.values() if r.name in tiles.OF_SM_90)
 
 
 def test_without_the_file_the_rule_decides(table):
@@ -134,7 +133,7 @@ def test_without_the_file_the_rule_decides(table):
         {"layers": [ENTRY | {"tile": [128, 128], "rung": ["a list"]}]},
         {"layers": [ENTRY | {"tile": [128, 128], "pooled": 1}]},
         {"layers": [ENTRY | {"tile": [128, 128], "rung": tiles.POOLED}]},  # of a layer that nobody pools
-        {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.BOXES}]},  # tf32
+        {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.BOXES, "precision": "float32"}]},
         {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.WGMMA, "precision": "float16", "architecture": 100}]},
         {"layers": [ENTRY | {"tile": [64, 64], "rung": tiles.WGMMA, "precision": "float16"}]},
         {"layers": [ENTRY | {"tile": [128, 64], "rung": tiles.BOXES, "precision": "float16", "parts": 2}]},
@@ -227,16 +226,18 @@ def test_rungs_made_like_05_and_06_take_a_tile_of_theirs(table):
         ({"tile": [256, 64], "rung": tiles.HALO_TILE}, {"tile": [64, 64], "rung": tiles.POOLED}, True, (64, 64)),
         ({"tile": [64, 64]}, {"tile": [128, 64]}, False, None),
         ({"tile": [64, 64]}, {"tile": [256, 64], "rung": tiles.HALO_TILE}, False, None),
+        ({"tile": [64, 64]}, {"tile": [256, 64], "rung": tiles.HALO_POOLED}, True, (256, 64)),
     ],
 )
 def test_a_layer_pools_on_the_way_where_that_was_measured_to_be_faster(table, alone, together, fused, tile):
     """Where nobody has measured both, if 05 or 06 computes the layer, its sum not split."""
-    p, short = Pass(64, 128, 200, 200, TF32), PRODUCTION["tf32"]
+    p = Pass(64, 128, 200, 200, TF32)
     found = [({"pooled": False}, alone), ({"pooled": True}, together)]
     table({"layers": [ENTRY | pooled | mine | {"positions": 40000} for pooled, mine in found if mine]})
-    assert conv.pools(RUNGS[short], TF32, 90, 64, 128, 200, 200) == fused
-    if fused:
-        defines = tiles.pooled(p).defines
+    launch = RUNGS[PRODUCTION["tf32"]].pools(p)
+    assert (launch is not None) == fused
+    if launch:
+        defines = launch.defines
         assert (defines["TILE_M"], defines["TILE_N"]) == (tile or tiles.predicted(p).tile)
 
 
@@ -251,7 +252,7 @@ def test_every_form_that_a_table_can_ask_for_is_among_the_variants_that_are_chec
     checked = {(v.rung, v.precision.name, *v.defines.items()) for v in conv.variants() if v.production}
     for tile, parts, name in itertools.product(tiles.TILES, tiles.PARTS, ("tf32", "float16", "bfloat16")):
         launch = Choice(tile, parts).launch(Pass(512, 512, 8, 8, PRECISIONS[name]))
-        rung = tiles.SPLIT_SUM if launch.parts else RUNGS[PRODUCTION[name]].name
+        rung = conv.SPLIT_SUM if launch.parts else RUNGS[PRODUCTION[name]].name
         assert (rung, name, *launch.defines.items()) in checked
 
 
@@ -328,13 +329,13 @@ BUGS = {
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(unoptimised, tmp_path, monkeypatch, bug):
     there, gone = BUGS[bug]
-    real, read = source.read(tiles.SPLIT_SUM), source.read
+    real, read = source.read(conv.SPLIT_SUM), source.read
     files = {"planted.cu": real.text, **real.headers}
     assert sum(text.count(there) for text in files.values()) == 1 or not there
     for name, text in files.items():
         (tmp_path / name).write_text(text.replace(there, gone) if there else text)
-    broken = source.parse(tmp_path / "planted.cu", tiles.SPLIT_SUM)
-    monkeypatch.setattr(source, "read", lambda name: broken if name == tiles.SPLIT_SUM else read(name))
+    broken = source.parse(tmp_path / "planted.cu", conv.SPLIT_SUM)
+    monkeypatch.setattr(source, "read", lambda name: broken if name == conv.SPLIT_SUM else read(name))
     forced = replace(RUNGS[SHORT], launch=lambda p: Choice((64, 64), 9).launch(p))  # the tenth tap ends in the second
     monkeypatch.setitem(RUNGS, "forced", forced)
     layer = Layer(Size(72, 40, 5, 13), TF32)

@@ -18,16 +18,15 @@ from nstcore.engines.cuda import compile as compiling
 from nstcore.engines.cuda import conv, nvrtc, source, tiles, variants
 from nstcore.engines.cuda.conv import RUNGS
 from nstcore.engines.cuda.on_cpu import KernelError, OnCpuDevice
-from nstcore.engines.cuda.precision import BFLOAT16, FLOAT16, to_elements
+from nstcore.engines.cuda.precision import BFLOAT16, FLOAT16, TF32, to_elements
 from nstcore.errors import DeviceError
 
 pytestmark = pytest.mark.slow
 
-SHORT = "07_wgmma_16bit"
+SHORT = "07_wgmma"
 RUNG = RUNGS[SHORT].name
 FORMS = [v for v in conv.variants() if v.rung == RUNG]
 needs_nvrtc = pytest.mark.skipif(nvrtc.problem() is not None, reason=str(nvrtc.problem()))
-SLOW = pytest.mark.slow
 
 
 @pytest.fixture
@@ -49,13 +48,14 @@ extern "C" __global__ void where(int* bytes) {
   bytes[blockIdx.x * 8 + threadIdx.x] = swizzled(blockIdx.x, threadIdx.x);
 }
 
-// One warpgroup, one product: C[64][TILE_N] = A[64][16] B[TILE_N][16]^T, the factors in elements 16 step of the rows on
+// One warpgroup, one product: C[64][TILE_N] = A[64][DEPTH] B[TILE_N][DEPTH]^T, in elements DEPTH step of the rows on
+constexpr int DEPTH = 32 / (int)sizeof(element);
 extern "C" __global__ void multiply_once(const element* A, const element* B, int step, float* C) {
   extern __shared__ __align__(1024) unsigned char tile[];
-  for (int at = threadIdx.x; at < (64 + TILE_N) * 16; at += 128) {
-    const int row = at / 16, k = 16 * step + at % 16;
-    unsigned char* to = tile + swizzled(row, k / 8) + k % 8 * 2;
-    *reinterpret_cast<element*>(to) = row < 64 ? A[at] : B[at - 64 * 16];
+  for (int at = threadIdx.x; at < (64 + TILE_N) * DEPTH; at += 128) {
+    const int row = at / DEPTH, k = DEPTH * step + at % DEPTH;
+    unsigned char* to = tile + swizzled(row, k / PIECE) + k % PIECE * (int)sizeof(element);
+    *reinterpret_cast<element*>(to) = row < 64 ? A[at] : B[at - 64 * DEPTH];
   }
   show_to_tensor_cores();
   __syncthreads();
@@ -119,12 +119,13 @@ def test_rows_are_permuted_as_swizzle_3_4_3_has_it(hopper, probe):
         assert all(len(set(row)) == 8 for row in rows)  # what cp.async writes at once
 
 
-@pytest.mark.parametrize("columns", [64, pytest.param(128, marks=SLOW), pytest.param(256, marks=SLOW)])
-@pytest.mark.parametrize("precision", [FLOAT16, BFLOAT16], ids=lambda p: p.name)
+@pytest.mark.parametrize("columns", [64, 128, 256])
+@pytest.mark.parametrize("precision", [TF32, FLOAT16, BFLOAT16], ids=lambda p: p.name)
 def test_one_product_leaves_every_sum_where_the_fragments_say(hopper, probe, precision, columns):
     """9.7.15.5.1.1.1. Whole numbers, so every sum is exact and none is like its neighbour's."""
     rng = np.random.default_rng(columns)
-    A, B = rng.integers(-9, 9, (64, 16)), rng.integers(-9, 9, (columns, 16))
+    depth = 32 // precision.dtype.itemsize
+    A, B = rng.integers(-9, 9, (64, depth)), rng.integers(-9, 9, (columns, depth))
     for step in (0, 3):
 
         def run(device, step=step):
@@ -140,34 +141,30 @@ def test_one_product_leaves_every_sum_where_the_fragments_say(hopper, probe, pre
 # ---- the convolution ------------------------------------------------------------------------------------------------
 
 SIZES = [Size(1, 1, 1, 1), Size(8, 8, 3, 2), Size(40, 72, 5, 13), Size(17, 65, 5, 13), Size(64, 64, 9, 15)]
+LAYERS = [
+    *((FLOAT16, size) for size in SIZES),
+    *((TF32, size) for size in (Size(4, 12, 3, 2), *SIZES[2:4])),
+    (BFLOAT16, SIZES[2]),
+]
 LOSSES = (("SP", True), ("S", False), ("", False))
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_forward_is_the_book_s_convolution_bias_and_relu(hopper, size):
-    layer = Layer(size, FLOAT16)
+@pytest.mark.parametrize(("precision", "size"), LAYERS, ids=lambda value: getattr(value, "name", str(value)))
+def test_forward_is_the_book_s_convolution_bias_and_relu(hopper, precision, size):
+    layer = Layer(size, precision)
     for replicate, linear in ((False, True), (True, False)):
         got = hopper.check(lambda d, r=replicate, n=linear: run_forward(layer, d, SHORT, r, n))
         check_forward(layer, got, SHORT, replicate)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_backward_adds_what_the_losses_send_back_and_masks(hopper, size):
-    layer = Layer(size, FLOAT16)
+@pytest.mark.parametrize(("precision", "size"), LAYERS, ids=lambda value: getattr(value, "name", str(value)))
+def test_backward_adds_what_the_losses_send_back_and_masks(hopper, precision, size):
+    layer = Layer(size, precision)
     for losses, mask in LOSSES:
         got = hopper.check(lambda d, n=losses, m=mask: run_backward(layer, d, SHORT, False, n, m))
         check_backward(layer, got, SHORT, False, losses, mask)
 
 
-@SLOW
-def test_bfloat16_both_ways(hopper):
-    layer = Layer(Size(40, 72, 5, 13), BFLOAT16)
-    check_forward(layer, hopper.check(lambda d: run_forward(layer, d, SHORT, True, True)), SHORT, True)
-    got = hopper.check(lambda d: run_backward(layer, d, SHORT, False, "SP", True))
-    check_backward(layer, got, SHORT, False, "SP", True)
-
-
-@SLOW
 def test_no_tile_changes_a_bit_and_each_is_right_at_its_edges(hopper, monkeypatch):
     # Forward, one position and 8 channels more than 128 x 256; backward, 8 channels less than 64
     layer = Layer(Size(56, 264, 3, 43), FLOAT16)
@@ -195,6 +192,8 @@ def test_a_layer_gets_the_tile_with_which_the_busiest_multiprocessor_is_done_fir
     assert tile(64, 64, 512, 512) == (128, 64)
     assert tile(512, 512, 32, 32) == (128, 64)
     assert tile(512, 513, 128, 128) == (128, 64)  # not aligned
+    assert tiles.wgmma(tiles.Pass(12, 4, 8, 8, TF32)).defines["ALIGNED"] == 1
+    assert tiles.wgmma(tiles.Pass(12, 4, 8, 8, FLOAT16)).defines["ALIGNED"] == 0
 
 
 # ---- mistakes that the tests above would find ------------------------------------------------------------------------
@@ -223,7 +222,6 @@ def planted(folder, there: str, gone: str) -> source.Rung:
     return source.parse(folder / "planted.cu", RUNG)
 
 
-@SLOW
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_shows_in_the_numbers_or_in_their_order(stand_in, tmp_path, monkeypatch, bug):
     layer, rung, read = Layer(Size(72, 40, 3, 47), FLOAT16), planted(tmp_path, *BUGS[bug]), source.read
@@ -247,7 +245,6 @@ def small_layers() -> None:
     check_backward(layer, run_backward(layer, device, SHORT, False, "SP", True), SHORT, False, "SP", True)
 
 
-@SLOW
 def test_it_does_not_leave_its_memory():
     done = run_sanitized("asan", "from test_cuda_wgmma import small_layers\nsmall_layers()\nprint('done')")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
@@ -317,14 +314,16 @@ def test_a_gpu_check_tries_it_in_a_process_of_its_own_and_says_why_it_is_left_ou
     assert len(asked) == 4
 
 
-@SLOW
 def test_a_gpu_check_finds_it_fit(gpu_bench, stand_in):
     assert gpu_bench.unfit(stand_in.devices[0], SHORT, FLOAT16) is None
 
 
 @needs_nvrtc
-@SLOW
-@pytest.mark.parametrize("form", [v for v in FORMS if v.precision is FLOAT16], ids=str)
+@pytest.mark.parametrize(
+    "form",
+    [v for v in FORMS if v.precision is FLOAT16 or (v.precision is TF32 and v.defines["TILE_N"] == 256)],
+    ids=str,
+)
 def test_every_form_compiles_without_spills_and_without_waits_that_nobody_asked_for(form):
     """Where the compiler cannot follow the sums' registers it waits after every product, and says so."""
     rung, options = source.read(RUNG), [f"--define-macro={name}={value}" for name, value in form.options.items()]

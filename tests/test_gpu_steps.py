@@ -63,10 +63,10 @@ def risky(tmp_path, unfit=(), architecture=90):
 def test_steps_by_measured_tiles_and_by_rungs_that_no_gpu_has_run_are_made_apart(tmp_path, monkeypatch, budget):
     forms = risky(tmp_path)
     assert [name for name, _ in forms] == [
-        *("nstcore tf32, measured tiles", "nstcore float16, measured tiles", "nstcore float16 11_tma_wgmma"),
-        *("nstcore float16 07_wgmma_16bit", "nstcore tf32 09_halo_tile", "nstcore float16 09_halo_tile"),
+        *("nstcore tf32, measured tiles", "nstcore float16, measured tiles"),
+        *(f"nstcore {name} {rung}" for rung in gpu_steps.RIVALS for name in ("tf32", "float16")),
     ]
-    assert len(risky(tmp_path, {"11_tma_wgmma"})) == 5
+    assert len(risky(tmp_path, {"11_tma_wgmma"})) == 6
     assert len(risky(tmp_path, architecture=100)) == 4
     assert {name for name, _ in gpu_steps.risky("cuda-on-cpu", 90, ["tf32"], None, ())} == set()
     order = children(monkeypatch)
@@ -75,19 +75,19 @@ def test_steps_by_measured_tiles_and_by_rungs_that_no_gpu_has_run_are_made_apart
     assert order == [(row["form"], row["size"]) for row in rows]
     measured = [("nstcore tf32, measured tiles", n) for n in (256, 512)]
     assert sorted(order[:4], key=lambda asked: asked[0])[2:] == measured  # before any rung alone
-    assert len(order) == 12
+    assert len(order) == 16
 
 
 def test_a_form_that_hangs_is_left_out_and_of_measured_tiles_it_is_a_problem(tmp_path, monkeypatch, budget):
-    fails = {("nstcore float16, measured tiles", 256), ("nstcore tf32 09_halo_tile", 512)}
+    fails = {("nstcore float16, measured tiles", 256), ("nstcore tf32 12_halo_pooled", 512)}
     order = children(monkeypatch, fails)
     rows, (problem,) = gpu_steps.apart(risky(tmp_path), [256, 512, 1024], ASKED, budget, 50)
     why = "nothing was heard of it for 60 s"
     assert problem == f"nstcore float16, measured tiles at 256x256: expected a step, got none: {why}"
-    assert budget.left_out == [f"nstcore tf32 09_halo_tile at 512x512, and larger or by the same rung ({why})"]
+    assert budget.left_out == [f"nstcore tf32 12_halo_pooled at 512x512, and larger or by the same rung ({why})"]
     assert ("nstcore float16, measured tiles", 512) not in order
     assert ("nstcore tf32, measured tiles", 1024) in order
-    assert [asked for asked in order if "09" in asked[0]][-1] == ("nstcore tf32 09_halo_tile", 512)
+    assert [asked for asked in order if "12_halo" in asked[0]][-1] == ("nstcore tf32 12_halo_pooled", 512)
     assert ("nstcore float16 11_tma_wgmma", 1024) in order
     assert len(rows) == len(order) - 2
 

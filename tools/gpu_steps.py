@@ -13,8 +13,8 @@ from unittest.mock import patch
 
 import gpu_child
 import numpy as np
-from bench_common import median, pictures, planes, random_vgg19, torch_or_none, weights_for
-from gpu_bench import Budget, turns
+from bench_common import median, pictures, planes, random_vgg19, weights_for
+from gpu_bench import Budget, torch_on_gpu, turns
 from gpu_graphs import Steps, engine_of
 
 from nstcore import Objective, Weights
@@ -23,7 +23,7 @@ from nstcore.errors import DeviceError
 
 AGREE = {"float32": 1e-3, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 5e-2, "PyTorch": 2e-2}  # relative, of losses
 MEASURED = "nstcore {}, measured tiles"  # the form of a step whose convolutions are as tools/tune_tiles.py found them
-RIVALS = ("11_tma_wgmma", "07_wgmma_16bit", "09_halo_tile")  # rungs that no GPU has run, each timed in whole steps, too
+RIVALS = ("11_tma_wgmma", "07_wgmma", "12_halo_pooled")  # rungs that no GPU has run, each timed in whole steps, too
 SILENT = 60.0  # seconds without a result after which such a form counts as one that hangs
 Risky = tuple[str, dict[str, Any]]
 SHALLOW: dict[str, Any] = {
@@ -61,7 +61,7 @@ def steps(
         fixed, before = time.monotonic() - start - timed, size
         runs.clear()
         gc.collect()  # the next size needs the memory
-        if device == "cuda" and (torch := torch_or_none()) is not None:
+        if device == "cuda" and (torch := torch_on_gpu()) is not None:
             torch.cuda.empty_cache()
     return found, problems
 
@@ -80,7 +80,7 @@ def forms(
             runs[name], memory[name] = nstcore_step(weights, device, precision, problem, layers)
         except (MemoryError, RuntimeError, DeviceError) as error:
             wrong.append(f"{name} at {size}x{size}: {error}")
-    if device == "cuda" and not quick and torch_or_none() is not None:
+    if device == "cuda" and not quick and torch_on_gpu() is not None:
         import gpu_torch_peer
 
         for name, run, held, why in gpu_torch_peer.steps(weights, problem, compiled):

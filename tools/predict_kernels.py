@@ -59,7 +59,11 @@ REMEDIES = {
     "padding": "a chunk that fits: {padding:.0%} of the products are of zeros",
     "rate": "{rate}",
 }
-RATES = {"ffma": "tensor cores: it runs on FFMA", "tf32": "wgmma", "16bit": "wgmma (11)", "wgmma": "fewer waits"}
+RATES = {
+    "ffma": "tensor cores: it runs on FFMA",
+    **dict.fromkeys(("tf32", "16bit"), "wgmma (11)"),
+    **dict.fromkeys(("wgmma tf32", "wgmma"), "fewer waits"),
+}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

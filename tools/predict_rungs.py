@@ -1,5 +1,5 @@
-"""09_halo_tile, and 11_tma_wgmma, beside the rungs that the engine launches: each convolution of a step, and the step.
-No measurement."""
+"""09_halo_tile and 12_halo_pooled, and 11_tma_wgmma, beside the rungs that the engine launches: each convolution of a
+step, and the step. No measurement."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from predict_steps import Row, Step, name_of, step_of
 
 from nstcore import Weights
 from nstcore.engines.cuda import conv, tiles
-from nstcore.engines.cuda.tiles import BOXES, HALO_TILE
+from nstcore.engines.cuda.tile_launches import BOXES, HALO_POOLED, HALO_TILE, Launch, Pass
 
 SHORT, TMA = (name.partition("/")[2] for name in (HALO_TILE, BOXES))
 STEPS = """\
-The same steps if 09_halo_tile computed every convolution, or those that the rule would give it (`tiles.with_halo`); or
-11_tma_wgmma every one, on GPUs that have it. No GPU has run either, so the engine takes them only where
-tools/tune_tiles.py has measured that they are faster:"""
+The same steps if 09_halo_tile computed every convolution, and 12_halo_pooled those below a pooling, or those that the
+rule would give them (`tiles.with_halo`); or 11_tma_wgmma every one, on GPUs that have it. No GPU has run these, so the
+engine takes them only where tools/tune_tiles.py has measured that they are faster:"""
 LAYERS = """\
-Each convolution of theirs whose sum is not split, as it is and by 09, which leaves the pooling of "+ pool" to a launch
-of its own; MB: what the second-level cache hands to the blocks; resident: blocks that a processor holds at the same
-time:"""
+Each convolution of theirs whose sum is not split, as it is and by 09, or by 12 with the pooling above it; MB: what the
+second-level cache hands to the blocks; resident: blocks that a processor holds at the same time:"""
 POOL = " + pool"
 
 
@@ -35,18 +34,30 @@ def beside(weights: Weights, steps: list[Step]) -> list[str]:
 
 
 def _others(weights: Weights, step: Step) -> tuple[Step, Step]:
-    """By 09 alone, and by the rule."""
+    """By 09 and 12 alone, and by the rule."""
     asked = weights, step.size, step.precision, step.gpu
-    with _ruled(step.precision) as name:
-        return step_of(*asked, SHORT), step_of(*asked, name)
+    fused = {"pools": tiles.halo_pooled, "unpools": tiles.halo_pooled}
+    with _named("09, or 12", replace(conv.RUNGS[SHORT], **fused)) as name:
+        alone = step_of(*asked, name)
+    production = conv.RUNGS[conv.PRODUCTION[step.precision]]
+    ruled = replace(production, launch=lambda p: tiles.with_halo(p).launch(p), pools=_pools, unpools=_unpools)
+    with _named(f"{production.name}, or 09 or 12", ruled) as name:
+        return alone, step_of(*asked, name)
+
+
+def _pools(p: Pass) -> Launch | None:
+    """What the rule would take for a layer and its pooling if it could choose 12 as well."""
+    return tiles.halo_pooled(p) if tiles.with_halo(p).rung else tiles.pools(p)
+
+
+def _unpools(p: Pass) -> Launch | None:
+    return tiles.halo_pooled(p) if tiles.with_halo(p).rung else None
 
 
 @contextmanager
-def _ruled(precision: str) -> Iterator[str]:
-    """For the time being a rung by the name that it gives: the production one, if the rule could choose 09 as well."""
-    name = f"{conv.PRODUCTION[precision]}, or 09"
-    production = conv.RUNGS[conv.PRODUCTION[precision]]
-    conv.RUNGS[name] = replace(production, launch=lambda p: tiles.with_halo(p).launch(p), pools=False)
+def _named(name: str, rung: conv.ConvRung) -> Iterator[str]:
+    """For the time being a rung by that name."""
+    conv.RUNGS[name] = rung
     try:
         yield name
     finally:
@@ -71,27 +82,37 @@ def _layers(found: list[tuple[Step, Step, Step]]) -> str:
     header = ("size", "precision", "convolution", "times", "by", *numbers, "by 09, tile", *numbers)
     report = Report((*header, "limit", "the rule takes"))
     for step, alone, ruled in found:
-        taken = {name_of(row.prediction.launch) for row in ruled.rows if row.prediction.launch.rung == HALO_TILE}
-        mine = {name_of(row.prediction.launch): row for row in alone.rows}
+        halo = (row for row in ruled.rows if row.prediction.launch.rung in (HALO_TILE, HALO_POOLED))
+        taken = {_layer(row) for row in halo}
+        mine: dict[str, list[Row]] = {}
+        for row in alone.rows:
+            mine.setdefault(_layer(row), []).append(row)
         for row in step.rows:
             launch = row.prediction.launch
             if launch.kernel in ("conv3x3_forward", "conv3x3_backward"):
-                other = mine[name_of(launch).removesuffix(POOL)]
-                tile = "x".join(other.prediction.launch.defines[name] for name in ("TILE_M", "TILE_N"))
+                others = mine[_layer(row)]
+                first = others[0].prediction
+                tile = "x".join(first.launch.defines[name] for name in ("TILE_M", "TILE_N"))
                 label = f"{step.size}x{step.size}", step.precision, name_of(launch).removeprefix("conv3x3 ")
                 rung = launch.rung.partition("/")[2][:2]
-                by_09 = tile, *_numbers(other, row.count), other.prediction.limit
-                choice = "09" if name_of(launch).removesuffix(POOL) in taken else rung
-                report.rows.append((*label, str(row.count), rung, *_numbers(row, row.count), *by_09, choice))
+                by_09 = tile, *_numbers(others), first.limit
+                choice = "09" if _layer(row) in taken else rung
+                report.rows.append((*label, str(row.count), rung, *_numbers([row]), *by_09, choice))
     return report.markdown()
 
 
-def _numbers(row: Row, count: int) -> tuple[str, ...]:
-    """Of so many: microseconds, megabytes from the cache; of one its blocks, and how many a processor holds."""
-    p = row.prediction
+def _layer(row: Row) -> str:
+    """Its name; on the way back the same whether the pooling's gradient is made with it or apart."""
+    launch = row.prediction.launch
+    return name_of(launch) if launch.kernel == "conv3x3_forward" else name_of(launch).removesuffix(POOL)
+
+
+def _numbers(rows: list[Row]) -> tuple[str, ...]:
+    """Of all of them: microseconds, megabytes from the cache; of one its blocks, and how many a processor holds."""
+    first = rows[0].prediction
     return (
-        f"{1e6 * count * p.seconds:.1f}",
-        f"{count * p.work.cached / 1e6:.0f}",
-        str(p.launch.blocks),
-        str(p.resident),
+        f"{1e6 * sum(row.seconds for row in rows):.1f}",
+        f"{sum(row.count * row.prediction.work.cached for row in rows) / 1e6:.0f}",
+        str(first.launch.blocks),
+        str(first.resident),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from predict_launches import READ, Launch, Recorder, grouped, record_step
-from predict_times import CHANNELS, Gpu, Prediction, predict
+from predict_times import Gpu, Prediction, predict
+from predict_work import CHANNELS
 
 from nstcore import Weights
 
@@ -59,9 +60,9 @@ def name_of(launch: Launch) -> str:
     """The kernel, and the layer that it is of."""
     given = launch.arguments
     if launch.kernel in CHANNELS:
-        way = launch.kernel.removeprefix("conv3x3_")
+        way = launch.kernel.removeprefix("conv3x3_").replace("pooled", "forward")  # and more, see below
         ends = [given[name] for name in CHANNELS[launch.kernel]]
-        beside = (("S", "style"), ("P", "content"), ("pooled", "pool"))
+        beside = (("S", "style"), ("P", "content"), ("pooled", "pool"), ("dpooled", "pool"))
         more = "".join(f" + {word}" for name, word in beside if given.get(name) is not None)
         size = f"{given['H']}x{given['W']}"
         if way == "parts":

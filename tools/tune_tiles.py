@@ -5,11 +5,11 @@
     python tools/tune_tiles.py --sizes 512 --precisions tf32,float16 --rounds 9 --seconds 300
     python tools/tune_tiles.py --device cuda-on-cpu --sizes 16 --quick         rehearse the script without a GPU
 
-Tried are the tiles of 05 and 06, in one part and in several (08); of 09; on sm_90 of 07 and 11, in 16 bits; and where a
-layer is pooled, all of these with the pooling, and 10, which does both. Each choice is compared with the simplest
-kernels, on the same numbers, before it is timed; one that computes something else is left out, and said to be. All of
-it is done in a process of its own: a rung that hangs there, or fails, is left out with all of its tiles, and another
-process goes on. Lines of other GPUs and other precisions that the file holds already stay in it.
+Tried are the tiles of 05 and 06, in one part and in several (08); of 09; on sm_90 of 07 and 11; and where a layer is
+pooled, these with the pooling, or its gradient, and the rungs that do both: 10, 11 and 12. Each choice is compared with
+the simplest kernels, on the same numbers, before it is timed; one that computes something else is left out, and said to
+be. All of it is done in a process of its own: a rung that hangs there, or fails, is left out with all of its tiles, and
+another process goes on. Lines of other GPUs and other precisions that the file holds already stay in it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nstcore import engines, vgg
 from nstcore.bench.clock import elapsed, repeated
 from nstcore.engines.cuda import filters, pool, tiles
 from nstcore.engines.cuda.conv import PRODUCTION, RUNGS, TENSOR_CORES, Convolution, ConvRung
-from nstcore.engines.cuda.device import Device
+from nstcore.engines.cuda.device import Array, Device
 from nstcore.engines.cuda.precision import PRECISIONS, from_elements, to_elements
 from nstcore.engines.cuda.tiles import Choice, Pass
 from nstcore.errors import DeviceError, NstcoreError, OptionError
@@ -87,6 +87,7 @@ def passes(size: int, precision: str, architecture: int) -> Iterator[Pass]:
                 yield replace(forward, inputs=channels[1], outputs=channels[0])
             if i + 1 < len(steps) and steps[i + 1].kind == "pool":
                 yield replace(forward, pooled=True)
+                yield replace(forward, inputs=channels[1], outputs=channels[0], unpools=True)
 
 
 def candidates(p: Pass, processors: int) -> Iterator[Choice]:
@@ -98,9 +99,14 @@ def candidates(p: Pass, processors: int) -> Iterator[Choice]:
             if parts == 1 or choice.blocks(p) * parts <= TURNS * processors:
                 yield choice
     for rung in tiles.TILES_OF:
-        alone = rung in tiles.OF_SM_90 and (p.architecture != 90 or p.precision.name not in tiles.SIXTEEN_BITS)
-        if rung is not None and not alone and (rung != tiles.POOLED or p.pooled):
+        alone = rung in tiles.OF_SM_90 and p.architecture != 90
+        if rung is not None and not alone and (rung not in tiles.POOLING or _fused(p, rung)):
             yield from (Choice(tile, rung=rung) for tile in tiles.TILES_OF[rung])
+
+
+def _fused(p: Pass, rung: str | None) -> bool:
+    """Whether a rung does with a layer what is to be pooled above it."""
+    return (p.pooled and rung in (*tiles.POOLING, tiles.BOXES)) or (p.unpools and rung == tiles.HALO_POOLED)
 
 
 def rehearsed(p: Pass) -> Iterator[Choice]:
@@ -109,6 +115,8 @@ def rehearsed(p: Pass) -> Iterator[Choice]:
     yield rule
     if p.pooled:
         yield Choice(rule.tile, rung=tiles.POOLED)
+    if p.unpools:
+        yield Choice(tiles.halo(p).tile, rung=tiles.HALO_POOLED)
 
 
 # -- in a process of its own -------------------------------------------------------------------------------------------
@@ -146,7 +154,8 @@ class Trial:
         self.device, self.p = device, p
         rng, E = np.random.default_rng(0), p.precision.dtype
         numbers = to_elements(rng.standard_normal(NUMBERS, np.float32), p.precision)
-        self._x = device.to_device(np.resize(numbers, (p.H, p.W, p.inputs)))
+        of_x = (p.H // 2, p.W // 2) if p.unpools else (p.H, p.W)
+        self._x = device.to_device(np.resize(numbers, (*of_x, p.inputs)))
         self._b = device.to_device(np.zeros(p.outputs, np.float32))
         self._w = rng.standard_normal((p.outputs, p.inputs, 3, 3), np.float32)
         self._w *= np.float32((2 / (9 * p.inputs)) ** 0.5)
@@ -155,24 +164,49 @@ class Trial:
         if p.pooled:
             self._pooled = device.empty((p.H // 2, p.W // 2, p.outputs), E)
             self._choices = device.empty(pool.choices_size(p.outputs, p.H, p.W), np.uint8)
-        self._expected = self._result(self._work(RUNGS["01_naive"]))
+        if p.unpools:
+            self._dy = device.empty((p.H, p.W, p.inputs), E)
+            bits = rng.integers(64, size=NUMBERS, dtype=np.uint8)
+            self._choices = device.to_device(np.resize(bits, pool.choices_size(p.inputs, p.H, p.W)))
+        self._expected = self._result(self._work(RUNGS["01_naive"], False))
 
-    def _work(self, rung: ConvRung) -> Callable[[], None]:
-        p, device, y = self.p, self.device, self._y
-        layer = Convolution(device, p.precision, rung, p.inputs, p.outputs, p.H, p.W, False)
+    def _work(self, rung: ConvRung, fused: bool) -> Callable[[], None]:
+        p = self.p
         if rung.pack not in self._filters:
-            self._filters[rung.pack] = device.to_device(rung.filters(self._w, p.precision))
-        of_layer = self._x, self._filters[rung.pack], self._b, None
+            self._filters[rung.pack] = self.device.to_device(rung.filters(self._w, p.precision))
+        return (self._backward if p.unpools else self._forward)(rung, self._filters[rung.pack], fused)
+
+    def _forward(self, rung: ConvRung, w: Array, fused: bool) -> Callable[[], None]:
+        p, device, y = self.p, self.device, self._y
+        sizes = p.inputs, p.outputs, p.H, p.W, False
+        layer = Convolution(device, p.precision, rung, *sizes, pooling="max" if fused else None)
+        of_layer = self._x, w, self._b, None
         if not p.pooled:
             return lambda: layer.forward(*of_layer, y)
         of_pooling = self._pooled, self._choices
-        if rung.name == tiles.POOLED:
+        if fused:
             return lambda: layer.forward(*of_layer, None, *of_pooling)
 
         def both() -> None:
             layer.forward(*of_layer, y)
             sizes = p.outputs, p.H, p.W
             pool.forward(device, p.precision, y, self._pooled, *sizes, "max", True, self._choices)
+
+        return both
+
+    def _backward(self, rung: ConvRung, w: Array, fused: bool) -> Callable[[], None]:
+        """Of a layer the other way round, and of the pooling above it."""
+        p, device, dy = self.p, self.device, self._dy
+        sizes = p.outputs, p.inputs, p.H, p.W, False
+        layer = Convolution(device, p.precision, rung, *sizes, unpooling="max" if fused else None)
+        of_layer = w, None, None, None, 1.0, None, 0.0, False, self._y
+        if fused:
+            return lambda: layer.backward(self._x, *of_layer, choices=self._choices)
+
+        def both() -> None:
+            sizes = p.inputs, p.H, p.W
+            pool.backward(device, p.precision, self._x, None, dy, *sizes, "max", True, self._choices)
+            layer.backward(dy, *of_layer)
 
         return both
 
@@ -185,8 +219,9 @@ class Trial:
 
     def microseconds(self, choice: Choice, rounds: int) -> float | None:
         """The median; None if it computes something else."""
-        short = PRODUCTION[self.p.precision.name] if choice.rung != tiles.POOLED else SHORT[tiles.POOLED]
-        work = self._work(replace(RUNGS[short], launch=choice.launch))
+        short = SHORT[choice.rung] if choice.rung in tiles.POOLING else PRODUCTION[self.p.precision.name]
+        rung = replace(RUNGS[short], launch=choice.launch, pools=choice.launch, unpools=choice.launch)
+        work = self._work(rung, _fused(self.p, choice.rung))
         if not agree(self._result(work), self._expected, self.p):
             return None
         return 1e6 * median(repeated(lambda again: elapsed(self.device, again), work, rounds))
@@ -264,7 +299,7 @@ def _same_rung(failed: gpu_child.Job, other: gpu_child.Job) -> bool:
 def _line(p: Pass, tried: dict[Choice, float]) -> dict[str, Any]:
     best = min(tried, key=tried.__getitem__)
     key = {"architecture": p.architecture, "precision": p.precision.name, "inputs": p.inputs, "outputs": p.outputs}
-    chosen = {"positions": p.positions, "pooled": p.pooled, **asdict(best)}
+    chosen = {"positions": p.positions, "pooled": p.pooled, "unpools": p.unpools, **asdict(best)}
     rule = tried.get(tiles.predicted(p))
     times = {
         "microseconds": tried[best],
@@ -281,7 +316,8 @@ def _said(p: Pass, tried: dict[Choice, float]) -> str:
 
 
 def _name(p: Pass) -> str:
-    return f"{p.inputs}-{p.outputs} {p.H}x{p.W} {p.precision.name}" + (" and pooling" if p.pooled else "")
+    more = " and pooling" if p.pooled else " after a pooling's" if p.unpools else ""
+    return f"{p.inputs}-{p.outputs} {p.H}x{p.W} {p.precision.name}{more}"
 
 
 def _choice(c: Choice) -> str:

@@ -1,6 +1,6 @@
 // What a warp does with tiles that tile_copies.cuh has filled: fragments, mma.sync, and the way of its sums out of the
 // registers. Included by files that have said what a block computes, TILE_M x TILE_N of D[m][n] = sum_k A[m][k] B[n][k]
-// from chunks of ROW_BYTES, and how many warps share that, WARPS_M x WARPS_N: tensor_tiles.cuh and 09_halo_tile.cu of
+// from chunks of ROW_BYTES, and how many warps share that, WARPS_M x WARPS_N: tensor_tiles.cuh and halo_tile.cuh of
 // conv3x3.
 #pragma once
 #include "common.cuh"
@@ -72,26 +72,29 @@ __device__ __forceinline__ void multiply_add(sums& d, const uint32_t (&a)[MI][4]
 
 // ---- results -------------------------------------------------------------------------------------------------------
 
-// Calls f(m, slice) for every 16 rows of the warp's part: the first of them, and where they lie in shared memory.
+// Calls f(m, slice) for every 16 rows of the warp's part, or AT_ONCE times as many: the first of them, and where they
+// lie in shared memory.
 //
 // An mma leaves two neighbours of a row in a thread. Each warp passes 16 rows at a time through shared memory, so that
 // what reads and writes global memory does it in rows of 16 bytes a lane. Rows are 8 modulo 32 floats apart: the 4 rows
 // that half a warp writes at once, 8 floats of each, meet in no bank, nor do the 16-byte reads along a row.
-template <class F>
+template <int AT_ONCE = 1, class F>
 __device__ __forceinline__ void for_each_slice(const sums& d, unsigned char* shared, F&& f) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float* slice = reinterpret_cast<float*>(shared) + warp * 16 * RESULT_PITCH;
+  float* slice = reinterpret_cast<float*>(shared) + warp * AT_ONCE * 16 * RESULT_PITCH;
   __syncthreads();  // nobody reads fragments any more
 #pragma unroll
   for (int i = 0; i < MI; ++i) {
+    float* rows = slice + i % AT_ONCE * 16 * RESULT_PITCH;
 #pragma unroll
     for (int j = 0; j < NJ; ++j)
 #pragma unroll
       for (int e = 0; e < 4; e += 2)
-        *reinterpret_cast<float2*>(slice + (lane / 4 + 4 * e) * RESULT_PITCH + 8 * j + lane % 4 * 2) =
+        *reinterpret_cast<float2*>(rows + (lane / 4 + 4 * e) * RESULT_PITCH + 8 * j + lane % 4 * 2) =
             make_float2(d[i][j][e], d[i][j][e + 1]);
+    if ((i + 1) % AT_ONCE) continue;
     __syncwarp();
-    f(16 * i, static_cast<const float*>(slice));
+    f(16 * (i + 1 - AT_ONCE), static_cast<const float*>(slice));
     __syncwarp();
   }
 }

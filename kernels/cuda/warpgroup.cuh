@@ -91,36 +91,42 @@ __device__ __forceinline__ void hold(float (&d)[NJ][4]) {
 #define NST_SUM(j) "+f"(d[j][0]), "+f"(d[j][1]), "+f"(d[j][2]), "+f"(d[j][3])
 #define NST_SUMS_4(j) NST_SUM(j), NST_SUM(j + 1), NST_SUM(j + 2), NST_SUM(j + 3)
 #define NST_SUMS_8(j) NST_SUMS_4(j), NST_SUMS_4(j + 4)
-#if PRECISION == BFLOAT16
-#define NST_FACTORS ".f32.bf16.bf16 {"
+#if PRECISION == TF32
+#define NST_FACTORS "k8.f32.tf32.tf32 {"
+#define NST_ALONG_K
+#elif PRECISION == BFLOAT16
+#define NST_FACTORS "k16.f32.bf16.bf16 {"
+#define NST_ALONG_K ",0,0"
 #else
-#define NST_FACTORS ".f32.f16.f16 {"
+#define NST_FACTORS "k16.f32.f16.f16 {"
+#define NST_ALONG_K ",0,0"
 #endif
-#define NST_WGMMA "wgmma.mma_async.sync.aligned.m64n"
+#define NST_WGMMA "{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n"
+#define NST_END ",add,1,1" NST_ALONG_K ";}"
 
 // d[j][e] of lane l of warp v of the warpgroup is row 16 v + l / 4 + 8 (e >> 1), column 8 j + 2 (l % 4) + (e & 1)
-// (9.7.15.5.1.1.1): the fragment of mma.sync, NJ times side by side. The last four operands of the instruction: add to
-// d; signs; both factors run along memory in k.
+// (9.7.15.5.1.1.1): the fragment of mma.sync, NJ times side by side. The last operands of the instruction: add to d;
+// signs; and of 16 bits, that both factors run along memory in k, as TF32's must.
 template <int NJ>
 __device__ __forceinline__ void products(float (&d)[NJ][4], uint64 a, uint64 b CALL_SITE) {
   static_assert(NJ == 8 || NJ == 16 || NJ == 32, "64, 128 or 256 columns");
 #ifdef CUDA_ON_CPU
-  constexpr auto kind = PRECISION == BFLOAT16 ? cuda_on_cpu::MMA_BFLOAT16 : cuda_on_cpu::MMA_FLOAT16;
+  constexpr auto kind = PRECISION == TF32       ? cuda_on_cpu::MMA_TF32
+                        : PRECISION == BFLOAT16 ? cuda_on_cpu::MMA_BFLOAT16
+                                                : cuda_on_cpu::MMA_FLOAT16;
   cuda_on_cpu::products<kind, NJ>(&d[0][0], a, b, site_file, site_line);
 #else
   if constexpr (NJ == 8)
-    asm volatile("{.reg .pred add; setp.eq.u32 add, 0, 0;" NST_WGMMA "64k16" NST_FACTORS NST_SUMS_32_0
-                 "}, %32, %33, add, 1, 1, 0, 0;}"
+    asm volatile(NST_WGMMA "64" NST_FACTORS NST_SUMS_32_0 "}, %32, %33" NST_END
                  : NST_SUMS_8(0)
                  : "l"(a), "l"(b));
   else if constexpr (NJ == 16)
-    asm volatile("{.reg .pred add; setp.eq.u32 add, 0, 0;" NST_WGMMA "128k16" NST_FACTORS NST_SUMS_32_0
-                 "," NST_SUMS_32_1 "}, %64, %65, add, 1, 1, 0, 0;}"
+    asm volatile(NST_WGMMA "128" NST_FACTORS NST_SUMS_32_0 "," NST_SUMS_32_1 "}, %64, %65" NST_END
                  : NST_SUMS_8(0), NST_SUMS_8(8)
                  : "l"(a), "l"(b));
   else
-    asm volatile("{.reg .pred add; setp.eq.u32 add, 0, 0;" NST_WGMMA "256k16" NST_FACTORS NST_SUMS_32_0
-                 "," NST_SUMS_32_1 "," NST_SUMS_32_2 "," NST_SUMS_32_3 "}, %128, %129, add, 1, 1, 0, 0;}"
+    asm volatile(NST_WGMMA "256" NST_FACTORS NST_SUMS_32_0 "," NST_SUMS_32_1 "," NST_SUMS_32_2 "," NST_SUMS_32_3
+                 "}, %128, %129" NST_END
                  : NST_SUMS_8(0), NST_SUMS_8(8), NST_SUMS_8(16), NST_SUMS_8(24)
                  : "l"(a), "l"(b));
 #endif
@@ -133,4 +139,6 @@ __device__ __forceinline__ void products(float (&d)[NJ][4], uint64 a, uint64 b C
 #undef NST_SUMS_4
 #undef NST_SUMS_8
 #undef NST_FACTORS
+#undef NST_ALONG_K
 #undef NST_WGMMA
+#undef NST_END

@@ -9,9 +9,10 @@
 constexpr int CONSUMERS = 256;            // threads that have sums
 constexpr int GROUPS = TILE_M / 128;
 constexpr int NJ = TILE_N / 8;            // of 8 columns
-constexpr int RESULT_PITCH = TILE_N + 8;  // floats, see for_each_quad_of_warp
-constexpr int RESULT_BYTES = CONSUMERS / 32 * 16 * RESULT_PITCH * 4;
-static_assert(sizeof(element) == 2, "steps of 16 elements of 16 bits");
+constexpr int QUADS = TILE_N / 4;         // of a row
+constexpr int RESULT_PITCH = TILE_N + 8;  // floats, see for_each_slice_of_warp
+constexpr int RESULT_BYTES = CONSUMERS / 32 * 16 * GROUPS * RESULT_PITCH * 4;
+static_assert(PRECISION != FLOAT32, "there is no tensor core for float32");
 static_assert(TILE_M % 128 == 0, "64 rows for each of two warpgroups");
 
 typedef float sums[GROUPS][NJ][4];
@@ -39,7 +40,7 @@ __device__ __forceinline__ void hold_all(sums& d) {
   for (int group = 0; group < GROUPS; ++group) hold(d[group]);
 }
 
-// Begins the products of a chunk: 64 elements of the warpgroup's rows of A by as many of all rows of B, which begin at
+// Begins the products of a chunk: 128 bytes of the warpgroup's rows of A by as many of all rows of B, which begin at
 // these shared addresses, multiples of 1024. One product reads 32 bytes of a row.
 __device__ __forceinline__ void begin_chunk(sums& d, uint32_t a_at, uint32_t b_at) {
   constexpr int STEPS = 128 / 32;
@@ -55,29 +56,41 @@ __device__ __forceinline__ void begin_chunk(sums& d, uint32_t a_at, uint32_t b_a
   products_commit();
 }
 
-// Calls f(m, n, float (&)[4]) for D[m][n] to D[m][n + 3] of the warp's rows, neighbouring lanes for neighbouring n.
-// They pass through RESULT_BYTES of shared memory, for the reasons in warp_tiles.cuh; nobody may use it any more.
+// Calls f(m, slice) for every 16 rows of the warp's: the first of them, and where they lie in shared memory. The sums
+// pass through RESULT_BYTES of it for the reasons in warp_tiles.cuh, all at once, so that f has their registers; nobody
+// else may use it any more.
 template <class F>
-__device__ __forceinline__ void for_each_quad_of_warp(const sums& d, unsigned char* shared, F&& f) {
+__device__ __forceinline__ void for_each_slice_of_warp(const sums& d, unsigned char* shared, F&& f) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float* slice = reinterpret_cast<float*>(shared) + warp * 16 * RESULT_PITCH;
+  float* slices = reinterpret_cast<float*>(shared) + warp * GROUPS * 16 * RESULT_PITCH;
 #pragma unroll
-  for (int group = 0; group < GROUPS; ++group) {
+  for (int group = 0; group < GROUPS; ++group)
 #pragma unroll
     for (int j = 0; j < NJ; ++j)
 #pragma unroll
       for (int e = 0; e < 4; e += 2)
-        *reinterpret_cast<float2*>(slice + (lane / 4 + 4 * e) * RESULT_PITCH + 8 * j + lane % 4 * 2) =
+        *reinterpret_cast<float2*>(slices + (16 * group + lane / 4 + 4 * e) * RESULT_PITCH + 8 * j + lane % 4 * 2) =
             make_float2(d[group][j][e], d[group][j][e + 1]);
-    __syncwarp();
-    const int first = warp / 4 * (64 * GROUPS) + group * 64 + warp % 4 * 16;
+  __syncwarp();
+#pragma unroll 1
+  for (int group = 0; group < GROUPS; ++group)
+    f((warp / 4 * GROUPS + group) * 64 + warp % 4 * 16, static_cast<const float*>(slices + 16 * group * RESULT_PITCH));
+}
+
+__device__ __forceinline__ void read_quad(float (&quad)[4], const float* slice, int row, int column) {
+  const float4 v = *reinterpret_cast<const float4*>(slice + row * RESULT_PITCH + column);
+  quad[0] = v.x, quad[1] = v.y, quad[2] = v.z, quad[3] = v.w;
+}
+
+// Calls f(m, n, float (&)[4]) for D[m][n] to D[m][n + 3] of the warp's rows, neighbouring lanes for neighbouring n
+template <class F>
+__device__ __forceinline__ void for_each_quad_of_warp(const sums& d, unsigned char* shared, F&& f) {
+  for_each_slice_of_warp(d, shared, [&](int first, const float* slice) {
 #pragma unroll 4
-    for (int at = lane; at < 16 * TILE_N / 4; at += 32) {
-      const int row = at / (TILE_N / 4), column = at % (TILE_N / 4) * 4;
-      const float4 v = *reinterpret_cast<const float4*>(slice + row * RESULT_PITCH + column);
-      float quad[4] = {v.x, v.y, v.z, v.w};
-      f(first + row, column, quad);
+    for (int at = threadIdx.x % 32; at < 16 * QUADS; at += 32) {
+      float quad[4];
+      read_quad(quad, slice, at / QUADS, at % QUADS * 4);
+      f(first + at / QUADS, at % QUADS * 4, quad);
     }
-    __syncwarp();  // before the next group takes their place
-  }
+  });
 }

@@ -2,7 +2,7 @@
 // what tensor_tiles.cuh does.
 //
 // A block of two warpgroups computes 128 x TILE_N of D, each warpgroup 64 rows. A chunk is 128 bytes of every row: 64
-// elements of 16 bits, which are 4 steps of 32 bytes, the depth of one wgmma.
+// elements of 16 bits, or 32 of TF32, which are 4 steps of 32 bytes, the depth of one wgmma.
 //
 //   global --cp.async--> STAGES of shared memory, STAGES - 2 chunks ahead --wgmma--> sums
 //

@@ -15,7 +15,7 @@ from ..engines.cuda.device import Array, Device
 from ..engines.cuda.losses import Losses
 from ..engines.cuda.moments import Moments, make_guide
 from ..engines.cuda.operations import CudaOperations
-from ..engines.cuda.precision import FLOAT32, Precision, from_elements, to_elements
+from ..engines.cuda.precision import FLOAT32, PRECISIONS, Precision, from_elements, to_elements
 from ..engines.cuda.vectors import CudaVectors
 from ..optim.pairs import Pairs
 from ..optim.states import LBFGSState
@@ -96,10 +96,11 @@ def precisions(operation: str, short: str) -> Sequence[str]:
     return tuple(sorted(have, key=lambda name: (production[name] != short, have.index(name))))
 
 
-def refusal(operation: str, short: str, size: Size) -> str | None:
-    """Why a rung cannot take that size; None where it can."""
-    if operation == "conv" and conv.RUNGS[short].name == conv.tiles.BOXES and (size.C % 8 or size.K % 8):
-        return "channels that are multiples of 8"  # 07 would take its place
+def refusal(operation: str, short: str, size: Size, precision: str) -> str | None:
+    """Why a rung cannot take that size in that precision; None where it can."""
+    words = 16 // PRECISIONS[precision].dtype.itemsize
+    if operation == "conv" and conv.RUNGS[short].name == conv.tiles.BOXES and (size.C % words or size.K % words):
+        return f"channels that are multiples of {words}"  # 07 would take its place
     if (operation, short) != ("general-conv", "02_register_tile"):
         return None
     filters = general_conv.Filters(None, None, size.K, size.C, size.kernel, size.kernel)

@@ -105,7 +105,7 @@ class Rung:
                 return f"it needs a GPU of sm_{needed} or later, this is sm_{have}"
             if (only := own_architecture(source.read(self.file))) not in (None, have):
                 return f"it needs a GPU of sm_{only}, this is sm_{have}"
-            needs = cuda.refusal(self.operation, self.name, size)
+            needs = cuda.refusal(self.operation, self.name, size, precision or self.precisions[0])
             return needs and f"it needs {needs}"
         if not self.instructions:
             return None

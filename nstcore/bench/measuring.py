@@ -18,7 +18,7 @@ from .runs import Machine, Run
 
 UNIT = FLOAT32.unit
 LAMBDA = 3.0  # a sum of n products, each rounded, is off by less than LAMBDA sqrt(n) roundings of the largest result
-TENSOR_CORES = ("tensor_core", "wgmma", "conv3x3/08_split_sum", "09_halo_tile")  # rungs that multiply on them
+TENSOR_CORES = ("tensor_core", "wgmma", "conv3x3/08_split_sum", "halo", "_pooled")  # rungs that multiply on them
 TENSOR_DEPTH = 8  # products that a tensor core adds up at least before it cuts off what does not fit
 PAUSE = 0.1  # seconds: OpenBLAS keeps its idle threads spinning for some 30 ms
 

@@ -9,14 +9,14 @@
 // napkin:    9*C*K*H*W multiply-adds as in 06. Of y's H*W*K elements 06 writes all, and a pooling reads all and writes
 //            a quarter; here that quarter is written, and H*W*K/4 bytes, the choices for the way back
 //
-// A sum is that of 05 and 06 bit by bit, and a window is pooled as it would be read, after it was rounded. What is null
-// of linear, y, pooled and choices is not written: y alone is the convolution, for a layer with no pooling above it.
+// A sum is that of 05 and 06 bit by bit. What becomes of a window is in pooled_outputs.cuh; with y alone this is the
+// convolution, for a layer with no pooling above it.
 #ifndef PRECISION
 #define PRECISION TF32
 #endif
 #include "tensor_tiles.cuh"
 #include "tensor_core.cuh"
-#include "window.cuh"
+#include "pooled_outputs.cuh"
 static_assert(PRECISION != FLOAT32, "there is no tensor core for float32");
 
 // Windows row by row, from `first` on, each row by row; an odd last row or column is in incomplete ones
@@ -27,45 +27,6 @@ struct WindowByWindow {
   __device__ __forceinline__ void operator()(int m, int& p, int& q) const {
     const unsigned window = first + m / 4;
     p = (int)(window / wide) * 2 + m % 4 / 2, q = (int)(window % wide) * 2 + m % 2;
-  }
-};
-
-struct Outputs {
-  const float* __restrict__ b;
-  element* __restrict__ linear;
-  element* __restrict__ y;
-  element* __restrict__ pooled;   // (H/2, W/2, K)
-  uint8_t* __restrict__ choices;  // (ceil(H/2), ceil(W/2), K)
-  int kind, K, H, W;
-
-  // N channels from k on of the four positions of the window that begins at row p, column q
-  template <int N>
-  __device__ __forceinline__ void whole(int p, int q, int k, float (&sums)[4][N]) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const bool inside = p + i / 2 < H && q + i % 2 < W;
-      const size_t at = ((size_t)(p + i / 2) * W + q + i % 2) * K + k;
-#pragma unroll
-      for (int e = 0; e < N; ++e) sums[i][e] += b[k + e];
-      if (linear && inside) store_elements<N>(linear + at, sums[i]);
-#pragma unroll
-      for (int e = 0; e < N; ++e) sums[i][e] = relu(sums[i][e]);
-      if (y && inside) store_elements<N>(y + at, sums[i]);
-#pragma unroll
-      for (int e = 0; e < N; ++e) sums[i][e] = inside ? to_float(to_element(sums[i][e])) : 0.f;
-    }
-    float best[N];
-    unsigned choice[N];
-#pragma unroll
-    for (int e = 0; e < N; ++e) {
-      const float window[4] = {sums[0][e], sums[1][e], sums[2][e], sums[3][e]};
-      best[e] = pool_window(window, kind);
-      choice[e] = window_choice(window, true);
-    }
-    const int row = p / 2, column = q / 2;
-    if (pooled && row < H / 2 && column < W / 2)
-      store_elements<N>(pooled + ((size_t)row * (W / 2) + column) * K + k, best);
-    if (choices) store_choices<N>(choices + ((size_t)row * ((W + 1) / 2) + column) * K + k, choice);
   }
 };
 
@@ -84,16 +45,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   for_each_four(d, stages, [&](int m, int n, float(&four)[4][4]) {
     int p, q;
     place(m, p, q);
-    const int k = first_filter + n;
-    if (p >= H) return;
-#if ALIGNED
-    if (k < K) outputs.whole<4>(p, q, k, four);
-#else
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      float one[4][1] = {{four[0][e]}, {four[1][e]}, {four[2][e]}, {four[3][e]}};
-      if (k + e < K) outputs.whole<1>(p, q, k + e, one);
-    }
-#endif
+    outputs.finish(p, q, first_filter + n, four);
   });
 }

@@ -1,17 +1,21 @@
 // op:        conv3x3 forward, backward            rung: 11_tma_wgmma
 // over 07:   bulk tensor copies (TMA): one thread of a warp of its own has whole boxes copied, permuted and filled up
-//            with zeros, and the warps that multiply neither copy nor compute addresses; and three taps share a box
+//            with zeros, and the warps that multiply neither copy nor compute addresses; three taps share a box; and
+//            the pooling that follows is done where sums are finished, as in 10
 // math:      y[k,p,q] = relu(b[k] + sum_{c,r,s} w[k,r,s,c] x[c,p+r-1,q+s-1])
+//            pooled[k,p,q] = max, mean or L2 norm of y[k,2p,2q], y[k,2p,2q+1], y[k,2p+1,2q], y[k,2p+1,2q+1]
 //            dx = (F > 0) (the same sum of dy with turned filters + style_scale F S + content_scale (F - P))
-// reference: nstcore/ops/conv.py conv_forward, conv_backward; gram.py gram_backward; content_loss.py content_backward
+// reference: nstcore/ops/conv.py conv_forward, conv_backward; relu.py relu_forward; pool.py pool_forward; gram.py
+//            gram_backward; content_loss.py content_backward
 // launch:    nstcore/engines/cuda/conv.py Convolution, boxes.py BoxConvolution: one block of 288 threads for TILE_M
 //            positions, in rows of 8, x TILE_N channels
-// requires:  sm_90a, which is sm_90 and nothing later; float16 or bfloat16; C and K multiples of 8; zeros for a border
-//            in the forward pass; any H, W
-// napkin:    9*C*K*H*W multiply-adds, at most 2048 in a cycle of a multiprocessor. 64 channels of one tap of a tile of
-//            256 x 128 take 1024 cycles of the tensor cores; of shared memory, which moves 128 bytes a cycle, 768 for
-//            what they read (96 KB) and 219 for what the copies write (27 KB: 128 filters, and a third of 34 x 8
-//            positions). What the copies write comes from the second-level cache: 75 multiply-adds a byte. 07 has 43
+// requires:  sm_90a, which is sm_90 and nothing later; TF32, float16 or bfloat16; C and K multiples of 8, of TF32 of 4;
+//            zeros for a border in the forward pass; any H, W
+// napkin:    9*C*K*H*W multiply-adds, at most 2048 in a cycle of a multiprocessor, 1024 of TF32. 128 bytes of channels,
+//            which are 64 of 16 bits or 32 of TF32, of one tap of a tile of 256 x 128 take 1024 cycles of the tensor
+//            cores; of shared memory, which moves 128 bytes a cycle, 768 for what they read (96 KB) and 219 for what
+//            the copies write (27 KB: 128 filters, and a third of 34 x 8 positions). What the copies write comes from
+//            the second-level cache: 75 multiply-adds a byte, 38 of TF32. 07 has 43, and 21
 //
 //   x --TMA--> POSITION_STAGES boxes of TILE_M / 8 + 2 rows of 8 positions -----wgmma--> sums
 //   w --TMA--> FILTER_STAGES boxes of the filters of one tap -------------------wgmma--> sums
@@ -20,6 +24,8 @@
 // where the permutation repeats: a descriptor may begin there, so the three taps of a column read one box, two rows
 // higher than the tile. A column further is 128 bytes, in the middle of the pattern, and that a descriptor may begin
 // there the PTX ISA does not promise. So the box is copied for each of three columns: three times, not nine.
+//
+// Where the pooling is done: a warp's 16 positions are two rows of 8, so four whole windows.
 //
 // What TMA cannot do: repeat a border, or copy rows of channels that do not begin on 16 bytes. 07 computes such passes.
 // The tensor maps are made by the driver, on the host, one for an array and a box, and are arguments of the launch.
@@ -43,12 +49,11 @@
 #endif
 #include "bulk_copies.cuh"
 #include "warpgroup_sums.cuh"
-#include "conv3x3.cuh"
-static_assert(PRECISION == FLOAT16 || PRECISION == BFLOAT16, "wgmma's factors of 16 bits");
+#include "pooled_outputs.cuh"
 
 constexpr int COLUMNS = 8, ROWS = TILE_M / COLUMNS;  // of the block's positions; a warpgroup has half of the rows
 constexpr int THREADS = CONSUMERS + 32;
-constexpr int CHUNK = 64;                            // channels: 128 bytes
+constexpr int CHUNK = 128 / (int)sizeof(element);    // channels
 constexpr int LINE_BYTES = COLUMNS * 128;            // of a box, from one row of the picture to the next
 constexpr int BOX_BYTES = (ROWS + 2) * LINE_BYTES;
 constexpr int FILTER_BYTES = TILE_N * 128;
@@ -96,18 +101,24 @@ struct Ring {
   }
 };
 
-// One block. The sum runs over boxes of positions: of F S one for every 64 channels, as in tensor_core.cuh, and then
-// three for every 64 channels of x, one for each column of taps. Blocks that follow each other share their positions.
-template <bool STYLE, class Epilogue>
-__device__ __forceinline__ void conv3x3(unsigned char* shared, const tensor_map& x, const tensor_map& w,
-                                        const tensor_map& F, const tensor_map& S, int style,
-                                        const Factor& style_scale, int in, int out, int H, int W,
-                                        const Epilogue& epilogue) {
-  const int across = (out + TILE_N - 1) / TILE_N, wide = (W + COLUMNS - 1) / COLUMNS;
-  const int first_filter = blockIdx.x % across * TILE_N;
-  const unsigned tile = blockIdx.x / across;
-  const int top = (int)(tile / wide) * ROWS, left = (int)(tile % wide) * COLUMNS;
+// Where a block's positions and channels begin. Blocks that follow each other share their positions.
+struct Place {
+  int top, left, first_filter;
 
+  __device__ __forceinline__ Place(int out, int W) {
+    const int across = (out + TILE_N - 1) / TILE_N, wide = (W + COLUMNS - 1) / COLUMNS;
+    const unsigned tile = blockIdx.x / across;
+    top = (int)(tile / wide) * ROWS, left = (int)(tile % wide) * COLUMNS;
+    first_filter = blockIdx.x % across * TILE_N;
+  }
+};
+
+// d = the sums of one block, which then uses `shared` no more. They run over boxes of positions: of F S one for every
+// chunk, as in tensor_core.cuh, and then three for every chunk of x, one for each column of taps.
+template <bool STYLE>
+__device__ __forceinline__ void sum_boxes(sums& d, unsigned char* shared, const Place& place, const tensor_map& x,
+                                          const tensor_map& w, const tensor_map& F, const tensor_map& S, int style,
+                                          const Factor& style_scale, int in, int out) {
   const int of_style = STYLE && style ? (out + CHUNK - 1) / CHUNK : 0;
   const int boxes = of_style + 3 * ((in + CHUNK - 1) / CHUNK);
 
@@ -121,16 +132,15 @@ __device__ __forceinline__ void conv3x3(unsigned char* shared, const tensor_map&
   }
   __syncthreads();
 
-  sums d;
   if (threadIdx.x == CONSUMERS) {
     for (int box = 0; box < boxes; ++box) {
       if (STYLE && box < of_style) {
-        positions.fill(F, top - 1, left, box * CHUNK);
-        filters.fill(S, first_filter, 0, box * CHUNK);  // symmetric: its rows are its columns
+        positions.fill(F, place.top - 1, place.left, box * CHUNK);
+        filters.fill(S, place.first_filter, 0, box * CHUNK);  // symmetric: its rows are its columns
       } else {
         const int column = (box - of_style) % 3, c = (box - of_style) / 3 * CHUNK;
-        positions.fill(x, top - 1, left + column - 1, c);
-        for (int row = 0; row < 3; ++row) filters.fill(w, first_filter, 3 * row + column, c);
+        positions.fill(x, place.top - 1, place.left + column - 1, c);
+        for (int row = 0; row < 3; ++row) filters.fill(w, place.first_filter, 3 * row + column, c);
       }
     }
   } else if (threadIdx.x < CONSUMERS) {
@@ -161,10 +171,32 @@ __device__ __forceinline__ void conv3x3(unsigned char* shared, const tensor_map&
   }
 
   __syncthreads();  // all products are done, and so are all copies, which they waited for
+}
+
+// Hands the sums of each position to the epilogue
+template <class Epilogue>
+__device__ __forceinline__ void finish_positions(const sums& d, unsigned char* shared, const Place& place, int out,
+                                                 int H, int W, const Epilogue& epilogue) {
   if (threadIdx.x >= CONSUMERS) return;
   for_each_quad_of_warp(d, shared, [&](int m, int n, float(&quad)[4]) {
-    const int p = top + m / COLUMNS, q = left + m % COLUMNS;
-    if (p < H && q < W) finish<4>(epilogue, (size_t)p * W + q, first_filter + n, out, quad);
+    const int p = place.top + m / COLUMNS, q = place.left + m % COLUMNS;
+    if (p < H && q < W) finish<4>(epilogue, (size_t)p * W + q, place.first_filter + n, out, quad);
+  });
+}
+
+// Those of each window
+__device__ __forceinline__ void finish_windows(const sums& d, unsigned char* shared, const Place& place,
+                                               const Outputs& outputs) {
+  if (threadIdx.x >= CONSUMERS) return;
+  for_each_slice_of_warp(d, shared, [&](int first, const float* slice) {
+#pragma unroll 1  // few turns, and long ones
+    for (int at = threadIdx.x % 32; at < COLUMNS / 2 * QUADS; at += 32) {
+      const int column = at / QUADS * 2, n = at % QUADS * 4;
+      float four[4][4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) read_quad(four[i], slice, i / 2 * COLUMNS + column + i % 2, n);
+      outputs.finish(place.top + first / COLUMNS, place.left + column, place.first_filter + n, four);
+    }
   });
 }
 
@@ -173,8 +205,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                     const float* __restrict__ b, element* __restrict__ linear, element* __restrict__ y, int C, int K,
                     int H, int W) {
   extern __shared__ __align__(1024) unsigned char shared[];
+  const Place place(K, W);
   const Forward epilogue = {b, linear, y};
-  conv3x3<false>(shared, x, w, x, w, 0, {}, C, K, H, W, epilogue);
+  sums d;
+  sum_boxes<false>(d, shared, place, x, w, x, w, 0, {}, C, K);
+  finish_positions(d, shared, place, K, H, W, epilogue);
+}
+
+// The same, and the pooling of y; what is null of linear, y, pooled and choices is not written
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+    conv3x3_pooled(const __grid_constant__ tensor_map x, const __grid_constant__ tensor_map w,
+                   const float* __restrict__ b, element* __restrict__ linear, element* __restrict__ y,
+                   element* __restrict__ pooled, uint8_t* __restrict__ choices, int kind, int C, int K, int H, int W) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const Place place(K, W);
+  const Outputs outputs = {b, linear, y, pooled, choices, kind, K, H, W};
+  sums d;
+  sum_boxes<false>(d, shared, place, x, w, x, w, 0, {}, C, K);
+  finish_windows(d, shared, place, outputs);
 }
 
 // Without `style` neither boxes_of_F nor S is looked at
@@ -185,6 +233,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                      float content_scale, const float* __restrict__ scales, int mask, element* __restrict__ dx, int K,
                      int C, int H, int W) {
   extern __shared__ __align__(1024) unsigned char shared[];
+  const Place place(C, W);
   const Backward epilogue = {F, P, {content_scale, scales, SCALE_LOSS}, mask, dx};
-  conv3x3<true>(shared, dy, w, boxes_of_F, S, style, {style_scale, scales, SCALE_STYLE}, K, C, H, W, epilogue);
+  sums d;
+  sum_boxes<true>(d, shared, place, dy, w, boxes_of_F, S, style, {style_scale, scales, SCALE_STYLE}, K, C);
+  finish_positions(d, shared, place, C, H, W, epilogue);
 }

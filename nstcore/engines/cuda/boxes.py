@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import DeviceError
-from .tiles import BOX_CHANNELS, BOX_COLUMNS, Launch
+from .tile_launches import BOX_COLUMNS, Launch
 
 if TYPE_CHECKING:
     from .device import Array, Kernel
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 ROW_BYTES = 128  # of a box: as many as the tensor cores' permuted rows have
 LARGEST_BOX = 256  # along any side
 _ENCODED, _ALIGNMENT = 128, 64  # bytes of a CUtensorMap, and on what it begins
-# Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT16, whose bits nobody looks at; INTERLEAVE_NONE, SWIZZLE_128B,
-# L2_PROMOTION_L2_128B, FLOAT_OOB_FILL_NONE, which is zeros
-_UINT16, _OPTIONS = 1, (0, 3, 2, 0)
+# Of cuda.h: CU_TENSOR_MAP_DATA_TYPE_UINT16 and _UINT32 by bytes of an element, whose bits nobody looks at;
+# INTERLEAVE_NONE, SWIZZLE_128B, L2_PROMOTION_L2_128B, FLOAT_OOB_FILL_NONE, which is zeros
+_TYPES, _OPTIONS = {2: 1, 4: 2}, (0, 3, 2, 0)
 # `TensorMap` of tools/cuda_on_cpu/calls.h
 _PLAIN = np.dtype([("address", "u8"), ("sizes", "i8", 3), ("strides", "i8", 2), ("box", "u4", 3), ("item", "u4")])
 
@@ -42,22 +42,23 @@ class TensorMap:
 
     Attributes
     ----------
-    array : Array of 16-bit elements, three dimensions, C-contiguous; None for a map that the kernel does not look at
+    array : Array of elements of 2 or 4 bytes, three dimensions, C-contiguous; None for one that nobody looks at
         Its rows, along the last dimension, are whole 16-byte words, and it begins on one.
     box : three ints
         Sides of the box, in elements; its rows are of 128 bytes.
     """
 
     array: Array | None
-    box: tuple[int, int, int] = (1, 1, ROW_BYTES // 2)
+    box: tuple[int, int, int] = (1, 1, 1)
 
     def problem(self, address: int) -> str | None:
         """What the copies cannot do with an array at that address, in a few words; None if they can."""
         if self.array is None:
             return None
         shape, item = self.array.shape, self.array.itemsize
-        if len(shape) != 3 or item != 2 or shape[2] * item % 16 or address % 16 or not math.prod(shape):
-            return f"three dimensions of 2-byte elements in rows of 16-byte words, got {shape} of {item} at {address}"
+        if len(shape) != 3 or item not in _TYPES or shape[2] * item % 16 or address % 16 or not math.prod(shape):
+            kinds = "three dimensions of elements of 2 or 4 bytes in rows of 16-byte words"
+            return f"{kinds}, got {shape} of {item} at {address}"
         if len(self.box) != 3 or not all(0 < n <= LARGEST_BOX for n in self.box) or self.box[2] * item != ROW_BYTES:
             return f"a box within {LARGEST_BOX} elements a side, rows of {ROW_BYTES} bytes, got {self.box}"
         return None
@@ -90,7 +91,8 @@ class TensorMap:
             sizes, strides = (ctypes.c_uint64 * 3)(*self.array.shape[::-1]), (ctypes.c_uint64 * 2)(*self._bytes())
             box, steps = (ctypes.c_uint32 * 3)(*self.box[::-1]), (ctypes.c_uint32 * 3)(1, 1, 1)
             to, at = ctypes.c_void_p(found.ctypes.data), ctypes.c_void_p(address)
-            if status := _encode()(to, _UINT16, 3, at, sizes, strides, box, steps, *_OPTIONS):
+            kind = _TYPES[self.array.itemsize]
+            if status := _encode()(to, kind, 3, at, sizes, strides, box, steps, *_OPTIONS):
                 raise DeviceError(
                     f"NVIDIA's driver: expected a tensor map of {self.array.shape} in boxes of {self.box}, "
                     f"got error {status}; take another rung"
@@ -136,10 +138,10 @@ class BoxConvolution:
 
     def _positions(self, x: Array, H: int, W: int) -> TensorMap:
         rows = self._launch.defines["TILE_M"] // BOX_COLUMNS
-        return TensorMap(x.reshape(H, W, -1), (rows + 2, BOX_COLUMNS, BOX_CHANNELS))
+        return TensorMap(x.reshape(H, W, -1), (rows + 2, BOX_COLUMNS, ROW_BYTES // x.itemsize))
 
     def _filters(self, w: Array, count: int, taps: int) -> TensorMap:
-        return TensorMap(w.reshape(count, taps, -1), (self._launch.defines["TILE_N"], 1, BOX_CHANNELS))
+        return TensorMap(w.reshape(count, taps, -1), (self._launch.defines["TILE_N"], 1, ROW_BYTES // w.itemsize))
 
     def forward(
         self, x: Array, w: Array, b: Array, linear: Array, y: Array, C: int, K: int, H: int, W: int, replicate: bool
@@ -147,6 +149,27 @@ class BoxConvolution:
         """As conv3x3_forward of the other rungs; the border is zeros."""
         assert not replicate
         self._do(self._positions(x, H, W), self._filters(w, K, 9), b, linear, y, C, K, H, W)
+
+    def pooled(
+        self,
+        x: Array,
+        w: Array,
+        b: Array,
+        linear: Array,
+        y: Array,
+        pooled: Array,
+        choices: Array,
+        kind: int,
+        C: int,
+        K: int,
+        H: int,
+        W: int,
+        replicate: bool,
+    ) -> None:
+        """As conv3x3_forward of 10_pooled; the border is zeros."""
+        assert not replicate
+        maps = self._positions(x, H, W), self._filters(w, K, 9)
+        self._do(*maps, b, linear, y, pooled, choices, kind, C, K, H, W)
 
     def backward(
         self,

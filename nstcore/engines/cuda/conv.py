@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,9 @@ from . import boxes, pool, tiles
 from .device import Array, Device
 from .gram import gram_backward
 from .precision import PRECISIONS, Precision, to_elements
-from .tiles import HALO_TILE, POOLED, SIXTEEN_BITS, SPLIT_SUM, Choice, Launch, Pass, blocks
+from .split_sum import SplitSum
+from .tile_launches import HALO_POOLED, HALO_TILE, POOLED, SIXTEEN_BITS, SPLIT_SUM, Launch, Pass, blocks
+from .tiles import POOLING, Choice
 from .variants import Variant
 
 BORDER = "border/01_replicate"
@@ -53,8 +54,9 @@ class ConvRung:
         From filters (K, C, 3, 3) float32 to the order in which the kernels read them, float32.
     only : int, optional
         The only GPUs that it runs on, 90 for sm_90; all that have the precision, if not given.
-    pools : bool
-        Whether 10_pooled computes the same bits of its forward pass, where no sum is split, and pools on the way.
+    pools, unpools : function of a Pass, optional
+        The launch that computes the same bits of a forward pass and pools on the way, or of a backward pass whose
+        gradient comes out of a pooling; None where none does.
     """
 
     name: str
@@ -63,7 +65,8 @@ class ConvRung:
     fused_losses: bool = True
     pack: Callable[[np.ndarray], np.ndarray] = plain
     only: int | None = None
-    pools: bool = False
+    pools: Callable[[Pass], Launch | None] | None = None
+    unpools: Callable[[Pass], Launch | None] | None = None
 
     def filters(self, w: np.ndarray, precision: Precision) -> np.ndarray:
         """Elements of filters (K, C, 3, 3), for the forward pass."""
@@ -74,8 +77,9 @@ class ConvRung:
         return self.filters(np.asarray(w).transpose(1, 0, 2, 3)[:, :, ::-1, ::-1], precision)
 
     def backward(self, precision: Precision) -> ConvRung:
-        """Whose backward pass goes with it: its own, but for 10_pooled, which has none."""
-        return RUNGS[PRODUCTION[precision.name]] if self.name == POOLED else self
+        """Whose backward pass goes with it: its own, but for 10_pooled and 12_halo_pooled, which have none of dy."""
+        others = {POOLED: PRODUCTION[precision.name], HALO_POOLED: "09_halo_tile"}
+        return RUNGS[others[self.name]] if self.name in others else self
 
 
 # ---- how each rung is launched --------------------------------------------------------------------------------------
@@ -126,16 +130,34 @@ RUNGS = {
     "03_register_tile": ConvRung("conv3x3/03_register_tile", _register_tile),
     "04_winograd": ConvRung("conv3x3/04_winograd", _winograd, ("float32",), False, _winograd_filters),
     "05_tensor_core_tf32": ConvRung(
-        "conv3x3/05_tensor_core_tf32", tiles.tensor_core, ("tf32",), pack=_rows, pools=True
+        "conv3x3/05_tensor_core_tf32",
+        tiles.tensor_core,
+        ("tf32",),
+        pack=_rows,
+        pools=tiles.pools,
+        unpools=tiles.unpools,
     ),
     "06_tensor_core_16bit": ConvRung(
-        "conv3x3/06_tensor_core_16bit", tiles.tensor_core, SIXTEEN_BITS, pack=_rows, pools=True
+        "conv3x3/06_tensor_core_16bit",
+        tiles.tensor_core,
+        SIXTEEN_BITS,
+        pack=_rows,
+        pools=tiles.pools,
+        unpools=tiles.unpools,
     ),
-    "07_wgmma_16bit": ConvRung(tiles.WGMMA, tiles.wgmma, SIXTEEN_BITS, pack=_rows, only=90),
+    "07_wgmma": ConvRung(tiles.WGMMA, tiles.wgmma, TENSOR_CORES, pack=_rows, only=90),
     "08_split_sum": ConvRung(SPLIT_SUM, tiles.split_sum, TENSOR_CORES, pack=_rows),
     "09_halo_tile": ConvRung(HALO_TILE, tiles.halo_tile, TENSOR_CORES, pack=_rows),
-    "10_pooled": ConvRung(POOLED, tiles.pooled, TENSOR_CORES, pack=_rows, pools=True),
-    "11_tma_wgmma": ConvRung(tiles.BOXES, tiles.boxes, SIXTEEN_BITS, pack=_rows, only=90),
+    "10_pooled": ConvRung(POOLED, tiles.pooled, TENSOR_CORES, pack=_rows, pools=tiles.pooled),
+    "11_tma_wgmma": ConvRung(tiles.BOXES, tiles.boxes, TENSOR_CORES, pack=_rows, only=90, pools=tiles.boxes_pooled),
+    "12_halo_pooled": ConvRung(
+        HALO_POOLED,
+        tiles.halo_pooled,
+        TENSOR_CORES,
+        pack=_rows,
+        pools=tiles.halo_pooled,
+        unpools=tiles.halo_pooled,
+    ),
 }
 PRODUCTION = {
     "float32": "03_register_tile",
@@ -180,11 +202,6 @@ def scratch_floats(
     return max(one.launch(p).parts * p.positions * 4 * blocks(p.outputs, 4) for one, p in each)
 
 
-def pools(rung: ConvRung, precision: Precision, architecture: int, C: int, K: int, H: int, W: int) -> bool:
-    """Whether a layer by that rung may be made with a `pooling`."""
-    return rung.pools and tiles.pools(_passes(precision, architecture, C, K, H, W)[0])
-
-
 def _passes(precision: Precision, architecture: int, C: int, K: int, H: int, W: int) -> tuple[Pass, Pass]:
     """Forward and backward."""
     forward = Pass(C, K, H, W, precision, architecture)
@@ -207,7 +224,9 @@ class Convolution:
     scratch : float32, optional
         At least `scratch_floats` of them, for layers that run one after the other to share; its own, if not given.
     pooling : {"max", "average", "l2"}, optional
-        What `forward` does with y on the way; only where `pools` says that it can.
+        What `forward` does with y on the way; only where the rung's `pools` says that it can.
+    unpooling : {"max", "average"}, optional
+        Whose gradient `backward` can begin with; only where its `unpools` says so, not with `replicate`.
     """
 
     def __init__(
@@ -222,6 +241,7 @@ class Convolution:
         replicate: bool,
         scratch: Array | None = None,
         pooling: str | None = None,
+        unpooling: str | None = None,
     ) -> None:
         self.rung = RUNGS[rung] if isinstance(rung, str) else rung
         if self.rung.only not in (None, device.architecture):
@@ -241,12 +261,18 @@ class Convolution:
         if floats and scratch is None:  # here and not in a pass, which may be recorded once and repeated
             scratch = device.empty(floats, np.float32)
         self._scratch = scratch if floats else None
-        self.pooling = pooling
-        self._kind = [pool.number(pooling or "max")] if pooling or self.rung.name == POOLED else []
-        launch = tiles.pooled(forward) if pooling else self.rung.launch(replace(forward, replicate=replicate))
-        self._forward = self._prepare("conv3x3_forward", self.rung, launch)
+        self.pooling, self.unpooling = pooling, unpooling
+        whole, fused = replace(forward, replicate=replicate), self.rung.pools if pooling else self.rung.launch
+        launch = _launch(fused, whole, "pooling", self.rung)
+        self._kind = [pool.number(pooling or "max")] if pooling or launch.rung in POOLING else []
+        apart = pooling and launch.rung == tiles.BOXES  # which has a kernel for either
+        self._forward = self._prepare("conv3x3_pooled" if apart else "conv3x3_forward", self.rung, launch)
         back = self.rung.backward(precision)
         self._backward = self._prepare("conv3x3_backward", back, back.launch(backward))
+        if unpooling:
+            self._unpooled = pool.number(unpooling)
+            launch = _launch(self.rung.unpools, backward, "unpooling", self.rung)
+            self._unpool = self._prepare("conv3x3_backward", self.rung, launch)
         if replicate:
             self._border = device.kernel(BORDER, "replicate_backward", precision)
             self._rim = blocks(2 * (H + W), 8), blocks(C, WARP)
@@ -259,8 +285,7 @@ class Convolution:
         name = launch.rung or rung.name
         kernel = self.device.kernel(name, function, self.precision, **launch.defines)
         if name == tiles.BOXES:
-            one = boxes.BoxConvolution(kernel, launch)
-            return one.forward if function == "conv3x3_forward" else one.backward
+            return getattr(boxes.BoxConvolution(kernel, launch), function.removeprefix("conv3x3_"))
         return partial(kernel, launch.grid, launch.block, shared=launch.shared)
 
     def forward(
@@ -305,12 +330,14 @@ class Convolution:
         mask: bool,
         dx: Array,
         scales: Array | None = None,
+        choices: Array | None = None,
     ) -> None:
         """dx = (F > 0) (conv_backward(dy, w) + style_scale F S + content_scale (F - P)); not masked without `mask`.
 
         Parameters
         ----------
         dy : elements (H, W, K)
+            With `choices` (H//2, W//2, K): the gradient of what was pooled, from which dy would come.
         w : elements
             As `ConvRung.turned` packs them.
         plain : elements (9, K, C), optional
@@ -329,11 +356,18 @@ class Convolution:
             Written; it overlaps no other array.
         scales : float32 array (4,), optional
             Further factors of float16's gradients, see loss_scale.py.
+        choices : uint8 (ceil(H/2), ceil(W/2), K), optional
+            Of a layer made with an `unpooling`: as `pool.forward` left them.
         """
         sizes = self.K, self.C, self.H, self.W
         fused = self.rung.fused_losses
         losses = (S, style_scale, P, content_scale)
-        self._backward(dy, w, F, *(losses if fused else (None, 1.0, None, 0.0)), scales, mask, dx, *sizes)
+        rest = (w, F, *(losses if fused else (None, 1.0, None, 0.0)), scales, mask, dx, *sizes)
+        if choices is None:
+            self._backward(dy, *rest)
+        else:
+            # ops.pool_backward, ops.relu_backward
+            self._unpool(dy, choices, self._unpooled, *rest)
         if not fused and (S is not None or P is not None):
             # ops.gram_backward, ops.content_backward
             gram_backward(
@@ -344,57 +378,12 @@ class Convolution:
             self._border(self._rim, 8 * WARP, dy, plain, F, mask, dx, *sizes)
 
 
-class SplitSum:
-    """One pass by 08_split_sum: two launches, with the arguments of the other rungs' one.
-
-    Parameters
-    ----------
-    device : Device
-    precision : Precision
-    launch : Launch
-        Of the first kernel.
-    scratch : float32, at least (parts, H W, channels rounded up to 4)
-        What the first kernel leaves for the second.
-    """
-
-    def __init__(self, device: Device, precision: Precision, launch: Launch, scratch: Array) -> None:
-        names = ("conv3x3_parts", "finish_forward", "finish_backward")
-        kernels = (device.kernel(SPLIT_SUM, name, precision, **launch.defines) for name in names)
-        self._sum, self._finish_forward, self._finish_backward = kernels
-        self._launch, self._scratch = launch, scratch
-
-    def _parts(self, *arguments: Any) -> None:
-        self._sum(self._launch.grid, self._launch.block, *arguments, shared=self._launch.shared)
-
-    def _grid(self, channels: int, positions: int) -> int:
-        return blocks(positions * blocks(channels, 4), self._launch.block)
-
-    def forward(
-        self, x: Array, w: Array, b: Array, linear: Array, y: Array, C: int, K: int, H: int, W: int, replicate: bool
-    ) -> None:
-        """As conv3x3_forward."""
-        self._parts(x, w, None, None, 1.0, None, self._scratch, C, K, H, W, replicate)
-        finish = partial(self._finish_forward, self._grid(K, H * W), self._launch.block)
-        finish(self._scratch, self._launch.parts, b, linear, y, K, H * W)
-
-    def backward(
-        self,
-        dy: Array,
-        w: Array,
-        F: Array,
-        S: Array,
-        style_scale: float,
-        P: Array,
-        content_scale: float,
-        scales: Array,
-        mask: bool,
-        dx: Array,
-        K: int,
-        C: int,
-        H: int,
-        W: int,
-    ) -> None:
-        """As conv3x3_backward."""
-        self._parts(dy, w, F, S, style_scale, scales, self._scratch, K, C, H, W, False)
-        finish = partial(self._finish_backward, self._grid(C, H * W), self._launch.block)
-        finish(self._scratch, self._launch.parts, F, P, content_scale, scales, mask, dx, C, H * W)
+def _launch(found: Callable[[Pass], Launch | None] | None, p: Pass, asked: str, rung: ConvRung) -> Launch:
+    """What a rung says of a pass; it is told to pool only where it said that it does."""
+    launch = found and found(p)
+    if launch is None:
+        layer = f"{p.inputs} -> {p.outputs} channels of {p.H} x {p.W}"
+        raise DeviceError(
+            f"{asked}: expected a layer that {rung.name} does it with, got {layer}; do it apart, see pool.py"
+        )
+    return launch

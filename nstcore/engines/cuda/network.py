@@ -22,7 +22,7 @@ from ..base import BACKWARD, EVERYWHERE, FORWARD, PIXELS
 from ..gates import GatedNetwork
 from . import features, filters, pool
 from . import gates as words
-from .conv import RUNGS, Convolution, pools, scratch_floats
+from .conv import RUNGS, Convolution, scratch_floats
 from .device import Array, Device
 from .gram import Grams
 from .later import Check
@@ -32,8 +32,9 @@ from .moments import Moments
 from .pixels import backward as pixels_backward
 from .pixels import prepare
 from .plan import Plan, Pooled, Sizes, gone, network_plan
+from .poolings import poolings
 from .precision import FLOAT16, Precision
-from .statistics import CudaStatistics
+from .statistics import CudaStatistics, Traces
 from .tap_gradients import TapGradients
 
 
@@ -113,18 +114,14 @@ class CudaNetwork(CudaStatistics, GatedNetwork):
         partials = Grams(self.device, self.precision, matrices).partial_floats if matrices else 0
         layers = [(filters.inputs(step), *shapes[step.output]) for step in self.steps if step.kind == "conv"]
         sums = max(scratch_floats(self.rung, self.precision, self.device.architecture, *layer) for layer in layers)
-        pooled = Pooled(self._choosing, self._fused(shapes))
+        pooled = self._poolings(shapes)
         sizes = Sizes(self.taps, self.part, height, width, shapes, self.precision.dtype, partials, sums, pooled)
         return network_plan(self.steps, sizes)
 
-    def _fused(self, shapes: Mapping[str, tuple[int, int, int]]) -> set[str]:
-        """Convolutions that do the pooling above them as well."""
+    def _poolings(self, shapes: Mapping[str, tuple[int, int, int]]) -> Pooled:
+        """How they are done, and by which convolutions."""
         asked = self.rung, self.precision, self.device.architecture
-        return {
-            step.name
-            for step, above in pairwise(self.steps)
-            if above.kind == "pool" and pools(*asked, filters.inputs(step), *shapes[step.output])
-        }
+        return poolings(self.steps, shapes, *asked, self._choosing, self._replicates)
 
     def _matrix(self, shapes: Mapping[str, tuple[int, int, int]], tap: str) -> tuple[int, int]:
         """(N, M) of a tap."""
@@ -145,17 +142,14 @@ class CudaNetwork(CudaStatistics, GatedNetwork):
         self.size, self.buffers, self._grams, self._scratch = (0, 0), {}, {}, None
         self._void()
         self.buffers = plan.allocate(self.device)
-        fused = self._fused(shapes)
+        pooled = self._poolings(shapes)
         self._convolutions = {
             step.name: Convolution(
-                self.device,
-                self.precision,
-                self.rung,
-                filters.inputs(step),
-                *shapes[step.output],
+                *(self.device, self.precision, self.rung, filters.inputs(step), *shapes[step.output]),
                 self._replicates(step),
                 self.buffers.get("parts of sums"),
-                self.pooling if step.name in fused else None,
+                self.pooling if step.name in pooled.fused else None,
+                self.pooling if step.name in pooled.unpooling else None,
             )
             for step in self.steps
             if step.kind == "conv"
@@ -188,7 +182,7 @@ class CudaNetwork(CudaStatistics, GatedNetwork):
                 f"got {pixels.shape}"
             )
         self._resize(*pixels.shape[1:])
-        self._pixels, self._gates = pixels, gates
+        self._pixels, self._gates, self.traced = pixels, gates, {}
         x = self.buffers[self._first]
         if self.part.first == 1:
             with self._timed(PIXELS, FORWARD):
@@ -314,14 +308,14 @@ class CudaNetwork(CudaStatistics, GatedNetwork):
         if self._loss_scale is None:
             gradient = self._backward(gradients, Scales())
         else:
-            gradient = self._scaled(gradients, self._loss_scale)
+            gradient = self._scaled(gradients, self._loss_scale, self.traced)
         self._there, self._above, self._gates = False, None, None
         return gradient
 
-    def _scaled(self, gradients: Mapping[str, Sequence[TapGradient]], scale: LossScale) -> Array:
+    def _scaled(self, gradients: Mapping[str, Sequence[TapGradient]], scale: LossScale, traced: Traces) -> Array:
         """With loss scales, the first that do not overflow; while launches are recorded, the first, and a `Check`."""
         while True:
-            scales = scale.measure(gradients, self.buffers, self._above)
+            scales = scale.measure(gradients, self.buffers, self._above, traced)
             gradient = self._backward(gradients, scales)
             if self.device.capturing:
                 squares = self.losses.squared_sum(gradient)
@@ -363,34 +357,43 @@ class CudaNetwork(CudaStatistics, GatedNetwork):
         """Where the gradient begins."""
         dy = self.buffers[f"{top.output}:gradient"]
         if self._above is None:
-            self.device.fill_bytes(dy, 0)
+            sent.begin(top.output, top.kind == "conv", dy)
         else:
             features.enter(self.device, self.precision, self._above, dy, scales=sent.scales.of())
-        sent.add_all(top.output, top.kind == "conv", dy)
+            sent.add_all(top.output, top.kind == "conv", dy)
         if top.kind == "conv":  # before the ReLU
             sent.add_all(top.name, False, dy)
 
     def _step_backward(self, i: int, sent: TapGradients) -> None:
         """Step i, and what the losses add at the layer below."""
         step, below, buffers = self.steps[i], self.steps[i - 1], self.buffers
-        dy, dx = buffers[f"{step.output}:gradient"], buffers[f"{below.output}:gradient"]
-        x = buffers.get(below.output)
-        mask = below.kind == "conv"
+        if step.kind == "pool" and self._unpools(below, sent):
+            return  # with the convolution below
+        dx = buffers[f"{below.output}:gradient"]
+        x, mask = buffers.get(below.output), below.kind == "conv"
         if step.kind == "conv":
             # ops.conv_backward, the first loss at the layer below, ops.relu_backward
             w, plain = self.filters[f"{step.name}:backward"], self.filters.get(f"{step.name}:plain")
             fused, others = sent.split(below.output)
             F, scales = x if mask or fused is not None else None, sent.scales_of(fused)
-            self._convolutions[step.name].backward(dy, w, plain, F, *sent.factors(fused), mask, dx, scales)
+            above = self.steps[i + 1].name if self._unpools(step, sent) else ""
+            dy, choices = buffers[f"{above or step.output}:gradient"], buffers.get(f"{above}:choices")
+            losses = sent.factors(fused)
+            self._convolutions[step.name].backward(dy, w, plain, F, *losses, mask, dx, scales, choices)
             sent.add(below.output, others, mask, dx)
         else:
             # ops.pool_backward, ops.relu_backward; then the losses at the layer below
             H, W, C = dx.shape
-            choices = buffers.get(f"{step.name}:choices")
+            dy, choices = buffers[f"{step.output}:gradient"], buffers.get(f"{step.name}:choices")
             pool.backward(self.device, self.precision, dy, x, dx, C, H, W, self.pooling, mask, choices)
             sent.add_all(below.output, mask, dx)
         if mask:  # before the ReLU
             sent.add_all(below.name, False, dx)
+
+    def _unpools(self, step: Step, sent: TapGradients) -> bool:
+        """Whether a convolution's backward pass begins with that of the pooling above: nothing is added in between."""
+        layer = self._convolutions.get(step.name)
+        return layer is not None and layer.unpooling is not None and not any(map(sent.gradients.get, step.layers))
 
     def _first_backward(self, first: Step, sent: TapGradients) -> None:
         """The first convolution, and the way from there to the input."""

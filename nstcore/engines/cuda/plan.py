@@ -101,10 +101,14 @@ class Pooled:
         Whether they leave choices, after which nobody but a tap needs the features that were pooled.
     fused : collection of str
         Convolutions that do the pooling above them: their features are only written where somebody needs them.
+    unpooling : collection of str
+        Those whose backward pass can begin with the pooling's: the gradient between them is only written where a loss
+        may be added to it.
     """
 
     choosing: bool = False
     fused: Collection[str] = ()
+    unpooling: Collection[str] = ()
 
 
 def lives(
@@ -137,7 +141,10 @@ def lives(
             yield step.output, shape, at, arrives if needed else forward + 1
         if step.kind == "conv" and step.name in taps:  # before the ReLU
             yield step.name, shape, forward, arrives
-        yield f"{step.output}:gradient", shape, arrives, backward
+        untouched = not {step.name, step.output} & set(taps)
+        if not (step.name in pooled.unpooling and untouched):
+            later = step.kind == "pool" and steps[i - 1].name in pooled.unpooling
+            yield f"{step.output}:gradient", shape, arrives, backward + later
 
 
 def choices(
@@ -148,7 +155,8 @@ def choices(
         if step.kind == "pool" and pooled.choosing:
             K, H, W = shapes[steps[i - 1].output]
             forward = i if steps[i - 1].name in pooled.fused else i + 1
-            yield f"{step.name}:choices", (-(-H // 2), -(-W // 2), K), forward, 2 * len(steps) + 1 - i
+            backward = 2 * len(steps) + 1 - i + (steps[i - 1].name in pooled.unpooling)
+            yield f"{step.name}:choices", (-(-H // 2), -(-W // 2), K), forward, backward
 
 
 def statistics(n: int) -> int:

@@ -1,114 +1,58 @@
 """How a convolution on tensor cores is cut up: the tile of a block, and the parts into which a tile's sum is split.
 
 `predicted` is a rule made from counting. Where somebody has measured (tools/tune_tiles.py), kernels/tiles.json says
-what was fastest on GPUs of an architecture, layer by layer, and `chosen` follows it. 09_halo_tile, and 07_wgmma_16bit
-and 11_tma_wgmma, which sm_90 alone has, are chosen only so: they were never run on a GPU, and what they should gain
-(09: `with_halo`) is a prediction. Tiles change no bit of the result. The number of parts does, and so do 07, 09 and 11,
-which add in other orders, by the rounding of a float32 sum: all depend on the layer, the precision, the architecture
-and that file alone, so that a picture can be made again.
+what was fastest on GPUs of an architecture, layer by layer, and `chosen` follows it. 09_halo_tile and 12_halo_pooled,
+and 07_wgmma and 11_tma_wgmma, which sm_90 alone has, are chosen only so: they were never run on a GPU, and what they
+should gain (09: `with_halo`) is a prediction. Tiles change no bit of the result. The number of parts does, and so do
+07, 09 (and 12, which adds as 09) and 11, which add in other orders, by the rounding of a float32 sum: all depend on the
+layer, the precision, the architecture and that file alone, so that a picture can be made again.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...errors import DeviceError
 from . import source
-from .precision import Precision
+from .tile_launches import (
+    BOX_TILES,
+    BOXES,
+    HALO_POOLED,
+    HALO_TILE,
+    HALO_TILES,
+    OF_RUNG,
+    OF_SM_90,
+    POOLED,
+    ROW_BYTES,
+    SIXTEEN_BITS,
+    TILES,
+    TILES_OF,
+    WARPGROUP_TILES,
+    WGMMA,
+    Launch,
+    Pass,
+    Tile,
+    blocks,
+    box_rectangles,
+    boxes_with,
+    halo_rectangles,
+    wgmma_with,
+    whole_with,
+    with_border,
+)
 
-WGMMA = "conv3x3/07_wgmma_16bit"
-SPLIT_SUM = "conv3x3/08_split_sum"
-HALO_TILE = "conv3x3/09_halo_tile"
-POOLED = "conv3x3/10_pooled"
-BOXES = "conv3x3/11_tma_wgmma"
-Tile = tuple[int, int]
-
-# Tiles of a block (TILE_M positions, TILE_N channels) of kernels/cuda/tensor_tiles.cuh, and how long a chunk of one
-# takes relative to the others: by its products, but the smaller it is, the more it reads from shared memory for each.
-TILES: dict[Tile, int] = {(128, 128): 16, (128, 64): 11, (64, 64): 8}
 PARTS = (1, 2, 4, 8, 16)  # of a sum
-THREADS, STAGES, ROW_BYTES = 128, 3, 64
 PROCESSORS = 132  # of a large GPU: what the rule is for
 # What splitting costs, in the same unit, 26 cycles at the usual 62 % of the tensor cores' peak (a prediction): another
 # launch, 3 us; and 8 bytes of the second-level cache for every float of a part, 5000 in a cycle
 LAUNCH, FLOATS = 200, 16000
-
-# The same of kernels/cuda/conv3x3/09_halo_tile.cu, which has a warp for 64 x 64 sums: one block of the first tile keeps
-# a multiprocessor as busy as two of the others
-HALO_TILES: dict[Tile, int] = {(256, 128): 32, (256, 64): 16, (128, 128): 16}
-HALO_COLUMNS, TAPS_OF_A_STAGE = 16, 3  # positions of a tile that lie in one row of the picture
 CACHE = 740  # bytes that the second-level cache hands a multiprocessor in one unit, at 6.5 TB/s for all (a guess)
-
-# The same of kernels/cuda/warpgroup_tiles.cuh: by what its tensor cores and copies move through shared memory
-WARPGROUP_TILES: dict[Tile, int] = {(128, 256): 16, (128, 128): 10, (128, 64): 7}
-WARPGROUP_STAGES: dict[Tile, int] = {(128, 256): 4, (128, 128): 3, (128, 64): 4}
-WARPGROUP_THREADS, WARPGROUP_ROW_BYTES = 256, 128
-
-# The same of kernels/cuda/conv3x3/11_tma_wgmma.cu, by what its copies take from the second-level cache where that is
-# more; and how many boxes of positions and of filters are on their way or multiplied
-BOX_TILES: dict[Tile, int] = {(256, 128): 16, (128, 128): 12, (256, 64): 11, (128, 64): 8}
-BOX_STAGES: dict[Tile, tuple[int, int]] = {(256, 128): (3, 7), (128, 128): (2, 4), (256, 64): (2, 4), (128, 64): (3, 6)}
-BOX_THREADS, BARRIER_BYTES = 288, 8
-BOX_COLUMNS, BOX_CHANNELS = 8, 64  # of a box of positions
-
-# Of a rung by name; None: the one in use
-TILES_OF: dict[str | None, Collection[Tile]] = {
-    None: TILES,
-    WGMMA: WARPGROUP_TILES,
-    HALO_TILE: HALO_TILES,
-    POOLED: TILES,
-    BOXES: BOX_TILES,
-}
-OF_SM_90, SIXTEEN_BITS = (WGMMA, BOXES), ("float16", "bfloat16")  # rungs that no other GPU has, and their precisions
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of one layer: from (H, W, inputs) to (H, W, outputs); whether what it reads has a replicated border.
-
-    With `pooled`, together with the pooling above the layer.
-    """
-
-    inputs: int
-    outputs: int
-    H: int
-    W: int
-    precision: Precision
-    architecture: int = 90
-    replicate: bool = False
-    pooled: bool = False
-
-    @property
-    def positions(self) -> int:
-        return self.H * self.W
-
-    @property
-    def aligned(self) -> int:
-        """1 where every row of channels is a whole number of 16-byte words."""
-        words = 16 // self.precision.dtype.itemsize
-        return int(self.inputs % words == 0 and self.outputs % words == 0)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a pass is launched: with which options the rung is compiled, grid, block, bytes of dynamic shared memory.
-
-    Where `parts` is not 0 it is launched by 08_split_sum, whichever rung asked, with so many parts; else by `rung`, if
-    that is given.
-    """
-
-    grid: tuple[int, ...]
-    block: int
-    defines: dict[str, int] = field(default_factory=dict)
-    shared: int = 0
-    parts: int = 0
-    rung: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,20 +69,16 @@ class Choice:
     def blocks(self, p: Pass) -> int:
         """How many tiles of 05, 06 or 09 a pass has."""
         m, n = self.tile
-        places = blocks(p.positions, m)
-        if self.rung == HALO_TILE:
-            places = blocks(p.H, m // HALO_COLUMNS) * blocks(p.W, HALO_COLUMNS)
+        places = halo_rectangles(p, m) if self.rung == HALO_TILE else blocks(p.positions, m)
         return places * blocks(p.outputs, n)
 
     def launch(self, p: Pass, always_split: bool = False) -> Launch:
         """By its rung; without a name of 05 or 06; of 08, if there are parts, or if told so."""
         if self.rung is not None:
-            return replace(_OF_RUNG[self.rung](p, self.tile), rung=self.rung)
-        m, n = self.tile
-        defines = {"TILE_M": m, "TILE_N": n, "STAGES": STAGES, "ALIGNED": p.aligned}
-        parts = self.parts if self.parts > 1 or always_split else 0
-        grid = (self.blocks(p), parts) if parts else (self.blocks(p),)
-        return Launch(grid, THREADS, defines, STAGES * (m + n) * ROW_BYTES, parts)
+            return replace(OF_RUNG[self.rung](p, self.tile), rung=self.rung)
+        whole = whole_with(p, self.tile)
+        split = self.parts > 1 or always_split
+        return replace(whole, grid=(*whole.grid, self.parts), parts=self.parts) if split else whole
 
     def unit(self, cache: bool) -> float:
         """How long a chunk takes, see TILES; with `cache`, no less than its operands are on their way."""
@@ -158,18 +98,9 @@ class Choice:
 
 
 UNALIGNED = Choice((64, 64))  # more to keep in registers
-Key = tuple[int, str, int, int, bool]
+POOLING = (POOLED, HALO_POOLED)  # rungs that pool on the way
+Key = tuple[int, str, int, int, bool, bool]
 Table = Mapping[Key, Mapping[int, Choice]]  # by `_key` and `bucket`
-
-
-def with_border(positions: int) -> int:
-    """Positions of a tile of 09, and of the border around it."""
-    return (positions // HALO_COLUMNS + 2) * (HALO_COLUMNS + 2)
-
-
-def blocks(n: int, size: int) -> int:
-    """How many blocks of that size hold n."""
-    return -(-n // size)
 
 
 # -- the rule ----------------------------------------------------------------------------------------------------------
@@ -248,7 +179,7 @@ def bucket(positions: int) -> int:
 
 
 def _key(p: Pass) -> Key:
-    return p.architecture, p.precision.name, p.inputs, p.outputs, p.pooled
+    return p.architecture, p.precision.name, p.inputs, p.outputs, p.pooled, p.unpools
 
 
 @cache
@@ -281,14 +212,16 @@ def _entry(layer: Mapping[str, Any]) -> tuple[Key, int, Choice]:
         raise ValueError(f"numbers {numbers}")
     architecture, inputs, outputs, positions, parts = numbers
     precision, pooled, rung, (m, n) = (layer[name] for name in ("precision", "pooled", "rung", "tile"))
+    unpools = layer.get("unpools", False)  # older files have no such lines
     choice = Choice((m, n), parts, rung)
     fits = choice.tile in TILES_OF.get(rung, ()) and parts in (PARTS if rung is None else (1,))
-    fits = fits and precision in (SIXTEEN_BITS if rung in OF_SM_90 else ("tf32", *SIXTEEN_BITS))
+    fits = fits and precision in ("tf32", *SIXTEEN_BITS)
     fits = fits and (rung not in OF_SM_90 or architecture == 90) and (rung != POOLED or pooled is True)
-    if not fits or type(pooled) is not bool:
-        what = f"{precision} on sm_{architecture}, pooled {pooled}"
+    fits = fits and (rung != HALO_POOLED or pooled is True or unpools is True)
+    if not fits or (type(pooled), type(unpools)) != (bool, bool) or (pooled and unpools):
+        what = f"{precision} on sm_{architecture}, pooled {pooled}, unpools {unpools}"
         raise ValueError(f"a tile of {choice.tile} in {parts} parts of {rung} for {what}")
-    return (architecture, precision, inputs, outputs, pooled), positions, choice
+    return (architecture, precision, inputs, outputs, pooled, unpools), positions, choice
 
 
 # -- launches ----------------------------------------------------------------------------------------------------------
@@ -310,20 +243,14 @@ def halo_tile(p: Pass) -> Launch:
     return halo(p).launch(p)
 
 
-def halo_tile_with(p: Pass, tile: Tile) -> Launch:
-    """Of 09, with that tile: room for what is multiplied and for what is ahead."""
-    m, n = tile
-    shared = 2 * (with_border(m) + TAPS_OF_A_STAGE * n) * ROW_BYTES
-    defines = {"TILE_M": m, "TILE_N": n, "ALIGNED": p.aligned}
-    return Launch((Choice(tile, rung=HALO_TILE).blocks(p),), 32 * (m // 64) * (n // 64), defines, shared)
-
-
-def pools(p: Pass) -> bool:
-    """Whether 10 takes the place of what is chosen for a layer, and of the pooling above it: where it was measured to
-    be faster than both; where nobody has measured, if 05 or 06 is chosen, its sum not split.
+def pools(p: Pass) -> Launch | None:
+    """What takes the place of what is chosen for a layer, and of the pooling above it: the rung that was measured to be
+    faster than both; where nobody has measured, 10, if 05 or 06 is chosen, its sum not split. None where nothing does.
     """
     found, choice = _fastest(replace(p, pooled=True)), chosen(p)
-    return found.rung == POOLED if found else choice.rung is None and choice.parts == 1
+    if found:
+        return found.launch(p) if found.rung in (*POOLING, BOXES) else None
+    return pooled(p) if choice.rung is None and choice.parts == 1 else None
 
 
 def pooled(p: Pass) -> Launch:
@@ -333,10 +260,15 @@ def pooled(p: Pass) -> Launch:
     return Choice(tile, rung=POOLED).launch(p)
 
 
-def pooled_with(p: Pass, tile: Tile) -> Launch:
-    """Of 10, with that tile, of windows of four positions; one block for a sum."""
-    (m, n), windows = tile, blocks(p.H, 2) * blocks(p.W, 2)
-    return replace(Choice(tile).launch(p), grid=(blocks(windows, m // 4) * blocks(p.outputs, n),))
+def unpools(p: Pass) -> Launch | None:
+    """The same of a backward pass and that of the pooling before it: 12, where that was measured to be faster."""
+    found = _fastest(replace(p, unpools=True))
+    return found.launch(p) if found and found.rung == HALO_POOLED else None
+
+
+def halo_pooled(p: Pass) -> Launch:
+    """Of 12, a block: as of 09."""
+    return replace(halo(p), rung=HALO_POOLED).launch(p)
 
 
 def wgmma(p: Pass) -> Launch:
@@ -345,33 +277,17 @@ def wgmma(p: Pass) -> Launch:
     return wgmma_with(p, tile)
 
 
-def wgmma_with(p: Pass, tile: Tile) -> Launch:
-    """Of 07, with that tile."""
-    (m, n), stages = tile, WARPGROUP_STAGES[tile]
-    defines = {"TILE_M": m, "TILE_N": n, "STAGES": stages, "ALIGNED": p.aligned}
-    grid = (blocks(p.positions, m) * blocks(p.outputs, n),)
-    return Launch(grid, WARPGROUP_THREADS, defines, stages * (m + n) * WARPGROUP_ROW_BYTES)
-
-
 def boxes(p: Pass) -> Launch:
     """Of 11, a block: likewise. Of 07, where TMA cannot copy: channels that begin anywhere, or a repeated border."""
     if not p.aligned or p.replicate:
         return replace(wgmma(p), rung=WGMMA)
-    return boxes_with(p, _first_done(p, BOX_TILES, _rectangles))
+    return boxes_with(p, _first_done(p, BOX_TILES, box_rectangles))
 
 
-def boxes_with(p: Pass, tile: Tile) -> Launch:
-    """Of 11, with that tile."""
-    (m, n), (positions, filters) = tile, BOX_STAGES[tile]
-    stages = (positions * (m + 2 * BOX_COLUMNS) + filters * n) * WARPGROUP_ROW_BYTES
-    barriers = 2 * (positions + filters) * BARRIER_BYTES
-    defines = {"TILE_M": m, "TILE_N": n, "POSITION_STAGES": positions, "FILTER_STAGES": filters}
-    return Launch((_rectangles(p, m) * blocks(p.outputs, n),), BOX_THREADS, defines, stages + barriers)
-
-
-def _rectangles(p: Pass, positions: int) -> int:
-    """How many of 11's tiles a picture has."""
-    return blocks(p.H, positions // BOX_COLUMNS) * blocks(p.W, BOX_COLUMNS)
+def boxes_pooled(p: Pass) -> Launch | None:
+    """The same with the pooling above the layer, which 07 leaves to others."""
+    found = boxes(p)
+    return replace(found, rung=BOXES) if found.rung is None else None
 
 
 def _first_done(p: Pass, tiles: Mapping[Tile, int], places: Callable[[Pass, int], int]) -> Tile:
@@ -381,11 +297,3 @@ def _first_done(p: Pass, tiles: Mapping[Tile, int], places: Callable[[Pass, int]
         return blocks(places(p, tile[0]) * blocks(p.outputs, tile[1]), PROCESSORS) * tiles[tile]
 
     return min(tiles, key=time)
-
-
-_OF_RUNG: dict[str, Callable[[Pass, Tile], Launch]] = {
-    WGMMA: wgmma_with,
-    HALO_TILE: halo_tile_with,
-    POOLED: pooled_with,
-    BOXES: boxes_with,
-}
