@@ -202,10 +202,10 @@ def test_what_does_not_fit_together_is_refused_in_one_line(machine):
 
 # ---- what these tests would notice -----------------------------------------------------------------------------------
 
-BARRIER = "  __syncthreads();\n"
+BARRIER = "[lane] = v;\n  __syncthreads();\n"
 BUGS = {
     "nothing": ("// op:", "// op:"),
-    "no barrier after the warps' sums are written": (BARRIER, ""),
+    "no barrier after the warps' sums are written": (BARRIER, "[lane] = v;\n"),
     "a position too many in every piece": ("begin + length, M)", "begin + length + 1, M)"),
     "a channel of the next position": ("if (++c == N) c = 0;", ""),
     "a gradient without its weight": ("weight[e] * (ds ?", "(ds ?"),

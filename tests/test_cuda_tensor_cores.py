@@ -263,8 +263,8 @@ BUGS = {
     ),
     "a chunk copied over the one that is read": ("now ? now - STAGE_BYTES : LAST", "now"),
     "no __syncwarp before a warp's results are read": (
-        "    __syncwarp();\n    f(16 * i",
-        "    f(16 * i",
+        "    __syncwarp();\n    f(16 * (i",
+        "    f(16 * (i",
     ),
     "a column too far": ("(unsigned)column < (unsigned)W", "(unsigned)column <= (unsigned)W"),
     "the tenth tap scaled a chunk late": ("chunk + 1 == scaled", "chunk == scaled"),
