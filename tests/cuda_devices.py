@@ -39,8 +39,18 @@ def _several(result):
 @pytest.fixture(params=["on-cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
 def machine(request) -> Machine:
     """Every thread order of the CPU's stand-in; on a GPU, the same launch twice."""
-    if request.param == "on-cpu":
-        return _stand_in()
+    return _machine(request.param)
+
+
+@pytest.fixture(params=["on-cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def machine_unoptimised(request) -> Machine:
+    """The same, the stand-in's kernels as in `unoptimised`."""
+    return _machine(request.param, "debug")
+
+
+def _machine(kind: str, build: str = "fast") -> Machine:
+    if kind == "on-cpu":
+        return _stand_in(build)
     if problem := gpu.problem():
         pytest.skip(problem)
     return Machine([gpu.GpuDevice()] * 2)
