@@ -81,7 +81,7 @@ def test_a_picture_that_is_too_narrow_for_the_network_is_refused_before_it_is_cu
 
 
 def test_a_style_that_is_too_small_for_the_network_is_named(weights):
-    with pytest.raises(OptionError, match="style_size: expected at least 16 pixels a side .*, got 12, which is 12x11"):
+    with pytest.raises(OptionError, match=r"style_size: expected at least 16 pixels a side .*, got 12, which is 12x11"):
         paint(weights, style_size=12)
 
 
