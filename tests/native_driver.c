@@ -2,6 +2,7 @@
  *
  * With an argument it races instead: proof that a race is seen.
  */
+#define _POSIX_C_SOURCE 200809L
 #include "nst.h"
 #include "team.h"
 
@@ -9,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define THREADS 3
 
@@ -188,8 +190,10 @@ static uint64_t all(int threads)
 
 static void racing(void *job, long task, int worker)
 {
+    const struct timespec pause = {0, 1000000};
     (void)worker;
     *(long *)job += task;
+    nanosleep(&pause, NULL); /* else one thread may have done all before the others have woken up */
 }
 
 int main(int count, char **arguments)
@@ -198,7 +202,7 @@ int main(int count, char **arguments)
     if (count > 1) {
         long sum = 0;
         nst_team *team = nst_team_new(THREADS);
-        for (int i = 0; i < 100; i++) team_run(team, 1000, racing, &sum);
+        for (int i = 0; i < 20; i++) team_run(team, 30, racing, &sum);
         nst_team_free(team);
         printf("%ld\n", sum);
         return 0;
