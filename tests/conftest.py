@@ -14,7 +14,7 @@ os.environ["NSTCORE_OFFLINE"] = "1"
 from pathlib import Path
 
 import pytest
-from cuda_devices import machine, machine_unoptimised, stand_in, unoptimised  # noqa: F401  (fixtures, for every test)
+from cuda_devices import machine, machine_unoptimised, stand_in, tiles_json, unoptimised  # noqa: F401  (fixtures, for every test)
 
 from nstcore import vgg
 from nstcore.checks.samples import random_weights, smooth_picture  # noqa: F401  (many tests take them from here)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from nstcore.engines.cuda import gpu, on_cpu, source
+from nstcore.engines.cuda import gpu, on_cpu, source, tiles
 from nstcore.engines.cuda.device import Device
 from nstcore.engines.cuda.precision import FLOAT32, Precision, from_elements, to_elements
 
@@ -72,6 +73,21 @@ def _stand_in(build: str = "fast") -> Machine:
     if problem := on_cpu.problem():
         pytest.skip(problem)
     return Machine([on_cpu.OnCpuDevice(order, build) for order in ORDERS])
+
+
+@pytest.fixture
+def tiles_json(tmp_path, monkeypatch):
+    """Writes kernels/tiles.json, elsewhere: text, or what is to be JSON; says where."""
+    path = tmp_path / "tiles.json"
+    monkeypatch.setattr(tiles, "file", lambda: path)
+
+    def write(content) -> str:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        tiles.measured.cache_clear()
+        return str(path)
+
+    yield write
+    tiles.measured.cache_clear()
 
 
 def elements(device: Device, a: np.ndarray, precision: Precision = FLOAT32):

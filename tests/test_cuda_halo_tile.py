@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -232,16 +231,9 @@ ENTRY = LAYER | {"parts": 1, "rung": RUNG, "pooled": False}
 
 
 @pytest.fixture
-def table(tmp_path, monkeypatch):
+def table(tiles_json):
     """Writes kernels/tiles.json, elsewhere."""
-    monkeypatch.setattr(tiles, "file", lambda: tmp_path / "tiles.json")
-
-    def write(*layers) -> None:
-        (tmp_path / "tiles.json").write_text(json.dumps({"layers": layers}))
-        tiles.measured.cache_clear()
-
-    yield write
-    tiles.measured.cache_clear()
+    return lambda *layers: tiles_json({"layers": layers})
 
 
 def test_a_measured_layer_is_computed_by_it_and_any_other_as_before(table, stand_in):

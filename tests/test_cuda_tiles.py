@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -60,23 +59,8 @@ ENTRY = PASS | {"parts": 1, "rung": None}
 MEASURED = {"layers": [ENTRY | {"tile": [128, 64], "parts": 2, "microseconds": 9.5}]}
 
 
-@pytest.fixture
-def table(tmp_path, monkeypatch):
-    """Writes kernels/tiles.json, elsewhere."""
-    path = tmp_path / "tiles.json"
-    monkeypatch.setattr(tiles, "file", lambda: path)
-
-    def write(content) -> str:
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        tiles.measured.cache_clear()
-        return str(path)
-
-    yield write
-    tiles.measured.cache_clear()
-
-
-def test_a_measured_layer_gets_what_was_fastest_and_any_other_what_the_rule_says(table):
-    table(MEASURED)
+def test_a_measured_layer_gets_what_was_fastest_and_any_other_what_the_rule_says(tiles_json):
+    tiles_json(MEASURED)
     found = tiles.chosen(Pass(64, 128, 32, 32, TF32))
     assert found == Choice((128, 64), 2) != tiles.predicted(Pass(64, 128, 32, 32, TF32))
     assert tiles.chosen(Pass(64, 128, 30, 40, TF32)) == found  # about as many positions
@@ -92,25 +76,25 @@ def test_a_measured_layer_gets_what_was_fastest_and_any_other_what_the_rule_says
         assert tiles.chosen(other) == tiles.predicted(other)
 
 
-def test_a_tile_measured_at_fewer_positions_is_for_all_that_have_more_up_to_the_next_line(table):
+def test_a_tile_measured_at_fewer_positions_is_for_all_that_have_more_up_to_the_next_line(tiles_json):
     lines = [ENTRY | {"positions": n, "tile": tile} for n, tile in ((1024, [128, 64]), (16384, [64, 64]))]
-    table({"layers": lines})
+    tiles_json({"layers": lines})
     sides = {16: None, 32: (128, 64), 64: (128, 64), 90: (128, 64), 128: (64, 64), 1024: (64, 64)}
     for side, tile in sides.items():
         p = Pass(64, 128, side, side, TF32)
         assert tiles.chosen(p) == (tiles.predicted(p) if tile is None else Choice(tile))
 
 
-def test_no_rung_of_one_gpu_is_chosen_without_a_line(table):
+def test_no_rung_of_one_gpu_is_chosen_without_a_line(tiles_json):
     sixteen = [replace(p, precision=FLOAT16) for p in layers()]
     assert all(tiles.chosen(p).rung is None for p in sixteen)
-    table({"layers": [ENTRY | {"precision": "float16", "tile": [128, 64], "rung": tiles.BOXES}]})
+    tiles_json({"layers": [ENTRY | {"precision": "float16", "tile": [128, 64], "rung": tiles.BOXES}]})
     assert tiles.chosen(Pass(64, 128, 32, 32, FLOAT16)).rung == tiles.BOXES
     assert all(tiles.chosen(replace(p, architecture=100)).rung is None for p in sixteen)
     assert {rung.name for rung in RUNGS.values() if rung.only is not None} == set(tiles.OF_SM_90)
 
 
-def test_without_the_file_the_rule_decides(table):
+def test_without_the_file_the_rule_decides(tiles_json):
     assert tiles.measured(tiles.file()) == {}
     assert all(tiles.chosen(p) == tiles.predicted(p) for p in layers())
 
@@ -142,8 +126,8 @@ def test_without_the_file_the_rule_decides(table):
     ],
     ids=range(21),
 )
-def test_a_file_that_is_something_else_is_refused_in_one_line(table, content):
-    path = table(content)
+def test_a_file_that_is_something_else_is_refused_in_one_line(tiles_json, content):
+    path = tiles_json(content)
     with pytest.raises(DeviceError) as error:
         tiles.chosen(Pass(64, 128, 32, 32, TF32))
     assert str(error.value).startswith(f"{path}: expected what tools/tune_tiles.py writes, got ")
@@ -170,13 +154,13 @@ def both_passes(layer: Layer, device, short: str, replicate: bool) -> tuple[np.n
 @pytest.mark.parametrize(
     ("rung", "tile"), [(tiles.WGMMA, [128, 64]), (tiles.HALO_TILE, [256, 64]), (tiles.BOXES, [128, 64])]
 )
-def test_a_measured_layer_is_computed_by_its_rung_from_the_same_filters(table, stand_in, rung, tile):
+def test_a_measured_layer_is_computed_by_its_rung_from_the_same_filters(tiles_json, stand_in, rung, tile):
     """Both passes, to the last bit, and whatever the border: 11 has none that repeats, there the rule goes on."""
     layer, device, default = Layer(SIZE, FLOAT16), stand_in.devices[0], PRODUCTION["float16"]
     usual = {replicate: both_passes(layer, device, default, replicate) for replicate in (False, True)}
     alone = {replicate: both_passes(layer, device, rung.partition("/")[2], replicate) for replicate in (False, True)}
     named, launched = [], device.kernel
-    table(lines(rung, tile))
+    tiles_json(lines(rung, tile))
     for replicate in (False, True):
         mine = both_passes(layer, device, default, replicate)
         forward = usual if rung == tiles.BOXES and replicate else alone
@@ -189,28 +173,28 @@ def test_a_measured_layer_is_computed_by_its_rung_from_the_same_filters(table, s
     assert [n for n in named if n != conv.BORDER] == (boxes if rung == tiles.BOXES else 4 * [rung])
 
 
-def test_rows_that_begin_anywhere_are_the_rule_s_whatever_the_table_says(table):
-    table(lines(tiles.BOXES, [128, 64], Size(8, 12, 3, 5)))
+def test_rows_that_begin_anywhere_are_the_rule_s_whatever_the_table_says(tiles_json):
+    tiles_json(lines(tiles.BOXES, [128, 64], Size(8, 12, 3, 5)))
     for p in (Pass(8, 12, 3, 5, FLOAT16), Pass(12, 8, 3, 5, FLOAT16)):
         assert tiles.chosen(p) == tiles.UNALIGNED == tiles.predicted(p)
         assert tiles.pooled(p).defines["ALIGNED"] == 0
 
 
-def test_room_for_parts_is_there_with_either_border(table):
+def test_room_for_parts_is_there_with_either_border(tiles_json):
     """Where the rule, which takes over from 11 at a border that repeats, splits a sum."""
     p = Pass(512, 8, 2, 3, FLOAT16)
     assert tiles.predicted(p).parts > 1
     asked = PRODUCTION["float16"], FLOAT16, 90, 512, 8, 2, 3
     floats = conv.scratch_floats(*asked)
     assert floats == tiles.predicted(p).parts * 6 * 8
-    table(lines(tiles.BOXES, [128, 64], Size(512, 8, 2, 3)))
+    tiles_json(lines(tiles.BOXES, [128, 64], Size(512, 8, 2, 3)))
     assert tiles.chosen(p).parts == 1
     assert conv.scratch_floats(*asked) == floats
 
 
-def test_rungs_made_like_05_and_06_take_a_tile_of_theirs(table):
+def test_rungs_made_like_05_and_06_take_a_tile_of_theirs(tiles_json):
     p = Pass(64, 128, 32, 32, FLOAT16)
-    table({"layers": [ENTRY | {"precision": "float16", "tile": [256, 128], "rung": tiles.BOXES}]})
+    tiles_json({"layers": [ENTRY | {"precision": "float16", "tile": [256, 128], "rung": tiles.BOXES}]})
     for launch in (tiles.split_sum(p), tiles.pooled(p)):
         assert (launch.defines["TILE_M"], launch.defines["TILE_N"]) == tiles.predicted(p).tile
 
@@ -229,11 +213,11 @@ def test_rungs_made_like_05_and_06_take_a_tile_of_theirs(table):
         ({"tile": [64, 64]}, {"tile": [256, 64], "rung": tiles.HALO_POOLED}, True, (256, 64)),
     ],
 )
-def test_a_layer_pools_on_the_way_where_that_was_measured_to_be_faster(table, alone, together, fused, tile):
+def test_a_layer_pools_on_the_way_where_that_was_measured_to_be_faster(tiles_json, alone, together, fused, tile):
     """Where nobody has measured both, if 05 or 06 computes the layer, its sum not split."""
     p = Pass(64, 128, 200, 200, TF32)
     found = [({"pooled": False}, alone), ({"pooled": True}, together)]
-    table({"layers": [ENTRY | pooled | mine | {"positions": 40000} for pooled, mine in found if mine]})
+    tiles_json({"layers": [ENTRY | pooled | mine | {"positions": 40000} for pooled, mine in found if mine]})
     launch = RUNGS[PRODUCTION["tf32"]].pools(p)
     assert (launch is not None) == fused
     if launch:

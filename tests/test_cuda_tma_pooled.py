@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import cuda_pooling
@@ -109,19 +108,16 @@ def test_it_does_not_leave_its_memory_or_race(build):
 
 
 @pytest.fixture
-def table(tmp_path, monkeypatch):
+def table(tiles_json):
     """Writes kernels/tiles.json, elsewhere: 11 for those passes."""
-    monkeypatch.setattr(tiles, "file", lambda: tmp_path / "tiles.json")
 
     def write(*passes: Pass) -> None:
         same = {"architecture": 90, "parts": 1, "rung": BOXES, "tile": [128, 64]}
         names = "inputs", "outputs", "positions", "pooled"
         lines = [{**same, "precision": p.precision.name, **{n: getattr(p, n) for n in names}} for p in passes]
-        (tmp_path / "tiles.json").write_text(json.dumps({"layers": lines}))
-        tiles.measured.cache_clear()
+        tiles_json({"layers": lines})
 
-    yield write
-    tiles.measured.cache_clear()
+    return write
 
 
 def test_a_layer_pools_by_it_where_the_table_says_so_and_by_10_at_a_border_that_repeats(table):
